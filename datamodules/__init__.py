@@ -1,0 +1,20 @@
+"""Data modules: RLMRec's data sets, RecBole's atomic files, and a synthetic catalog with a known ground truth."""
+
+from llmhd_pl.datamodules.atomic import AtomicFiles
+from llmhd_pl.datamodules.base import EvaluationBatches, InteractionDataModule, TrainBatches
+from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.rlmrec import AmazonBooks, RefusedPickleError, Steam, Yelp
+from llmhd_pl.datamodules.synthetic import SyntheticCatalog
+
+__all__ = [
+    "AmazonBooks",
+    "AtomicFiles",
+    "EvaluationBatches",
+    "InteractionDataModule",
+    "Interactions",
+    "RefusedPickleError",
+    "Steam",
+    "SyntheticCatalog",
+    "TrainBatches",
+    "Yelp",
+]

@@ -1,0 +1,230 @@
+"""Any data set in RecBole's atomic files (recbole.io/docs/user_guide/data/atomic_files.html)."""
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.noise import NoiseSource
+
+_TYPES = ("token", "token_seq", "float", "float_seq")
+
+
+def read_atomic(path: Path) -> pd.DataFrame:
+    """Read one atomic file: tab-separated, with a header of ``name:type``. Columns are named without their type.
+
+    Tokens and sequences stay text; floats become float64.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a header without known types, a row with too few or too many fields, or a number that is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing.")
+    with path.open(encoding="utf-8") as file:
+        header = file.readline().rstrip("\r\n").split("\t")
+    types: dict[str, str] = {}
+    for column in header:
+        name, _, kind = column.partition(":")
+        if not name or kind not in _TYPES:
+            raise ValueError(
+                f"{path}, line 1: column {column!r} is not 'name:type' with a type of {', '.join(_TYPES)}."
+            )
+        if name in types:
+            raise ValueError(f"{path}, line 1: column {name!r} stands there twice.")
+        types[name] = kind
+    with path.open(encoding="utf-8") as file:
+        rows = [line.rstrip("\r\n").split("\t") for line in file][1:]
+    for number, row in enumerate(rows, start=2):
+        if len(row) != len(types):
+            raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header names {len(types)}.")
+    table = pd.DataFrame(rows, columns=list(types), dtype=str)
+    for name in (name for name, kind in types.items() if kind == "float"):
+        numbers = pd.to_numeric(table[name], errors="coerce")
+        if numbers.isna().any():
+            row = int(np.asarray(numbers.isna()).argmax())
+            raise ValueError(f"{path}, line {row + 2}: {name} is {table[name].iloc[row]!r}, not a number.")
+        table[name] = numbers.astype(np.float64)
+    return table
+
+
+def k_core(table: pd.DataFrame, k: int) -> pd.DataFrame:
+    """Remove users and items with fewer than k rows, again and again until none is left.
+
+    Args:
+        table: has the columns ``user`` and ``item``.
+        k: least number of interactions of a user, and of an item.
+    """
+    while True:
+        users, items = (table.groupby(column)[column].transform("size") for column in ("user", "item"))
+        keep = (users >= k) & (items >= k)
+        if keep.all():
+            return table
+        table = table[keep]
+
+
+class AtomicFiles(InteractionDataModule):
+    """A folder with one ``.inter`` file and, for the items' text, one ``.item`` file beside it.
+
+    Args:
+        data_dir: the folder.
+        rating_threshold: interactions rated below it are no positives; they feed ``noise_source="low_rating"``.
+            None takes every interaction, rated or not.
+        k_core: least number of interactions that a user and an item must have, after the threshold.
+        split: "random" or "temporal" (each user's latest interactions are test, those before them valid).
+        split_ratios: shares of train, valid and test in each user's interactions. As in RecBole, a share that is not
+            zero gets at least one interaction, as long as one is left for train.
+        user_field: name of the user column.
+        item_field: name of the item column, in both files.
+        rating_field: name of the rating column.
+        time_field: name of the time column.
+        batch_size: see ``InteractionDataModule``, as for all that follow.
+        eval_batch_size: users ranked at once.
+        noise_ratio: noise added to train.
+        noise_source: where the noise comes from.
+        negative_lifetime: epochs for which a negative stays with its sample.
+        seed: seed of the random split, noise, order and negatives.
+
+    Raises:
+        FileNotFoundError: no ``.inter`` file.
+        ValueError: an argument out of range, a column that is missing, or a malformed row; the message says which.
+    """
+
+    domain = "items"
+
+    def __init__(
+        self,
+        data_dir: str,
+        rating_threshold: float | None = None,
+        k_core: int = 0,
+        split: Literal["random", "temporal"] = "random",
+        split_ratios: tuple[float, float, float] = (0.6, 0.2, 0.2),
+        user_field: str = "user_id",
+        item_field: str = "item_id",
+        rating_field: str = "rating",
+        time_field: str = "timestamp",
+        batch_size: int = 1024,
+        eval_batch_size: int = 1024,
+        noise_ratio: float = 0.0,
+        noise_source: NoiseSource = "random",
+        negative_lifetime: int = 5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
+        if split not in ("random", "temporal"):
+            raise ValueError(f"split is {split!r}; it must be 'random' or 'temporal'.")
+        if len(split_ratios) != 3 or min(split_ratios) < 0 or split_ratios[0] == 0 or abs(sum(split_ratios) - 1) > 1e-6:
+            raise ValueError(
+                f"split_ratios is {split_ratios}; three shares that sum to 1, the first above 0, are needed."
+            )
+        if k_core < 0:
+            raise ValueError(f"k_core is {k_core}; it cannot be negative.")
+        self.data_dir = Path(data_dir)
+        self.rating_threshold = rating_threshold
+        self.k_core = k_core
+        self.split: Literal["random", "temporal"] = split
+        self.split_ratios = split_ratios
+        self.user_field, self.item_field = user_field, item_field
+        self.rating_field, self.time_field = rating_field, time_field
+
+    def load(self) -> Interactions:
+        """Read, filter, number and split the interactions."""
+        path = self._only_file("inter")
+        if path is None:
+            raise FileNotFoundError(f"There is no .inter file in {self.data_dir}. Set --data.data_dir to its folder.")
+        table = self._read_interactions(path)
+        low = table.iloc[:0]
+        if self.rating_threshold is not None:
+            liked = table["rating"] >= self.rating_threshold
+            table, low = table[liked], table[~liked]
+        table = k_core(table, self.k_core)
+        if table.empty:
+            raise ValueError(
+                f"{path}: no interaction is left after rating_threshold={self.rating_threshold} and "
+                f"k_core={self.k_core}. Lower them."
+            )
+        # Numbered in the order of first appearance in the file.
+        users, items = (pd.Index(table[column].unique()) for column in ("user", "item"))
+        low = low[low["user"].isin(users) & low["item"].isin(items)]
+        parts = self._split(table)
+
+        def pairs(rows: pd.DataFrame) -> Tensor:
+            numbers = np.stack([users.get_indexer(rows["user"]), items.get_indexer(rows["item"])], axis=1)
+            return torch.from_numpy(numbers.astype(np.int64))
+
+        return Interactions(
+            name=str(path),
+            num_users=len(users),
+            num_items=len(items),
+            train=pairs(table[parts == 0]),
+            valid=pairs(table[parts == 1]),
+            test=pairs(table[parts == 2]),
+            low_rated=None if self.rating_threshold is None else pairs(low),
+            items=self._item_texts(items),
+            user_names=list(users),
+            item_names=list(items),
+        )
+
+    def _only_file(self, ending: str) -> Path | None:
+        files = sorted(self.data_dir.glob(f"*.{ending}"))
+        if len(files) > 1:
+            raise ValueError(f"{self.data_dir} holds several .{ending} files: {', '.join(f.name for f in files)}.")
+        return files[0] if files else None
+
+    def _read_interactions(self, path: Path) -> pd.DataFrame:
+        """The columns user, item, rating and time; a pair that occurs several times counts once, with its last row."""
+        table = read_atomic(path)
+        wanted = {"user": self.user_field, "item": self.item_field}
+        if self.rating_threshold is not None:
+            wanted["rating"] = self.rating_field
+        if self.split == "temporal":
+            wanted["time"] = self.time_field
+        for what, field in wanted.items():
+            if field not in table:
+                raise ValueError(
+                    f"{path} has no column {field!r} for the {what}; it has {', '.join(table.columns)}. "
+                    f"Set --data.{what}_field."
+                )
+            if what in ("rating", "time") and table[field].dtype != np.float64:
+                raise ValueError(f"{path}: column {field!r} must have the type float to serve as the {what}.")
+        table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
+        return table.drop_duplicates(["user", "item"], keep="last")
+
+    def _split(self, table: pd.DataFrame) -> np.ndarray:
+        """0, 1 or 2 (train, valid, test) for each row."""
+        if self.split == "temporal":
+            order = np.asarray(table["time"].argsort(kind="stable"))
+        else:
+            order = np.random.default_rng([self.seed, 0x5117]).permutation(len(table))
+        by_user = table["user"].iloc[order]
+        groups = by_user.groupby(by_user, sort=False)
+        place = groups.cumcount().to_numpy()
+        total = groups.transform("size").to_numpy()
+        train = total.copy()
+        counts = []
+        for ratio in self.split_ratios[:0:-1]:  # test first, then valid
+            # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
+            count = np.floor(ratio * total + 1e-9).astype(np.int64)
+            count = np.where((count == 0) & (ratio > 0) & (train > 1), 1, count)
+            train = train - count
+            counts.append(count)
+        test, _ = counts
+        parts = np.empty(len(table), dtype=np.int64)
+        parts[order] = (place >= train).astype(np.int64) + (place >= total - test)
+        return parts
+
+    def _item_texts(self, items: "pd.Index[str]") -> list[dict[str, str]]:
+        path = self._only_file("item")
+        if path is None:
+            return []
+        table = read_atomic(path)
+        if self.item_field not in table:
+            raise ValueError(f"{path} has no column {self.item_field!r}; it has {', '.join(table.columns)}.")
+        table = table.drop_duplicates(self.item_field).set_index(self.item_field).astype(str)
+        rows: list[dict[str, str]] = table.reindex(items, fill_value="").to_dict("records")
+        return [{name: text for name, text in row.items() if text} for row in rows]

@@ -1,0 +1,96 @@
+"""The normalised user-item graph and its product with embeddings: the hot path of every graph model."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:
+    """CSR arrays of ``D^-1/2 A D^-1/2``, A the bipartite graph with users first, then items.
+
+    He et al., LightGCN, SIGIR 2020, equation 8. A node without an edge gets an empty row.
+
+    Args:
+        users: int64 [n], the user of each edge.
+        items: int64 [n], its item; no edge twice.
+        num_users: number of users.
+        num_items: number of items.
+
+    Returns:
+        ``crow`` int32 [nodes + 1], ``col`` int32 [2n], ``val`` float32 [2n].
+    """
+    nodes = num_users + num_items
+    row = torch.cat([users, items + num_users])
+    col = torch.cat([items + num_users, users])
+    order = (row * nodes + col).argsort()
+    row, col = row[order], col[order]
+    degree = torch.bincount(row, minlength=nodes)
+    val = (degree[row] * degree[col]).double().rsqrt().float()
+    crow = torch.cat([torch.zeros_like(degree[:1]), degree.cumsum(0)])
+    # int32: a third of the memory traffic per entry less than int64, and what MKL and cuSPARSE work with
+    return crow.int(), col.int(), val
+
+
+class _LayerSum(torch.autograd.Function):
+    """``sum_k weights[k] A^k x`` by Horner's rule, one fused multiply-add a layer.
+
+    A is symmetric, so the gradient is the same sum applied to the incoming gradient, where autograd would transpose A
+    in every layer of every step.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, matrix: Tensor, x: Tensor, weights: tuple[float, ...]) -> Tensor:
+        ctx.matrix, ctx.weights = matrix, weights
+        total = x * weights[-1]
+        for weight in weights[-2::-1]:
+            out = torch.empty_like(x)
+            total = torch.addmm(x, matrix, total, beta=weight, out=out)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        return None, _LayerSum.forward(ctx, ctx.matrix, gradients[0].contiguous(), ctx.weights), None
+
+
+class SymmetricAdjacency(nn.Module):
+    """A symmetric sparse matrix that multiplies node embeddings; no gradient flows to its values.
+
+    It is kept as three dense buffers, because DDP cannot broadcast sparse ones, and they stay out of checkpoints,
+    because the data gives them.
+
+    Args:
+        crow: CSR row pointers, int32 [nodes + 1].
+        col: CSR column indices, int32 [entries].
+        val: values, float32 [entries].
+    """
+
+    crow: Tensor
+    col: Tensor
+    val: Tensor
+
+    def __init__(self, crow: Tensor, col: Tensor, val: Tensor) -> None:
+        super().__init__()
+        for name, buffer in (("crow", crow), ("col", col), ("val", val)):
+            self.register_buffer(name, buffer, persistent=False)
+
+    def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
+        """``sum_k weights[k] A^k x``, in float32 under autocast too: no bf16 sparse product exists.
+
+        Args:
+            x: node embeddings, [nodes, d].
+            weights: of the layers 0 to K.
+
+        Returns:
+            float32 [nodes, d].
+        """
+        nodes = len(self.crow) - 1
+        with torch.autocast(x.device.type, enabled=False):
+            matrix = torch.sparse_csr_tensor(self.crow, self.col, self.val, (nodes, nodes), check_invariants=False)
+            total: Tensor = _LayerSum.apply(matrix, x.float(), tuple(weights))
+        return total
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``A x``: float32 [nodes, d]."""
+        return self.layer_sum(x, (0.0, 1.0))
