@@ -88,7 +88,7 @@ class SymmetricAdjacency(nn.Module):
         nodes = len(self.crow) - 1
         with torch.autocast(x.device.type, enabled=False):
             matrix = torch.sparse_csr_tensor(self.crow, self.col, self.val, (nodes, nodes), check_invariants=False)
-            total: Tensor = _LayerSum.apply(matrix, x.float(), tuple(weights))
+            total: Tensor = _LayerSum.apply(matrix, x.float(), tuple(weights))  # type: ignore[no-untyped-call]
         return total
 
     def forward(self, x: Tensor) -> Tensor:

@@ -200,7 +200,7 @@ class EmbeddingBackbone(Backbone):
         """Dot products with all items, in float32 under autocast too, where bf16 would tie the top: [n, items]."""
         final = self.final_embeddings() if self._final is None else self._final
         with torch.autocast(final.device.type, enabled=False):
-            return final[users] @ final[self.num_users :].T
+            return torch.mm(final[users], final[self.num_users :].t())
 
     def squared_norms(self, batch: Batch) -> Tensor:
         """Squared norms of the free embeddings of each sample's user, positive and negative: [B]."""
