@@ -47,8 +47,8 @@ def read_atomic(path: Path) -> pd.DataFrame:
     for name in (name for name, kind in types.items() if kind == "float"):
         numbers = pd.to_numeric(table[name], errors="coerce")
         if numbers.isna().any():
-            row = int(np.asarray(numbers.isna()).argmax())
-            raise ValueError(f"{path}, line {row + 2}: {name} is {table[name].iloc[row]!r}, not a number.")
+            bad = int(np.asarray(numbers.isna()).argmax())
+            raise ValueError(f"{path}, line {bad + 2}: {name} is {table[name].iloc[bad]!r}, not a number.")
         table[name] = numbers.astype(np.float64)
     return table
 
@@ -226,5 +226,5 @@ class AtomicFiles(InteractionDataModule):
         if self.item_field not in table:
             raise ValueError(f"{path} has no column {self.item_field!r}; it has {', '.join(table.columns)}.")
         table = table.drop_duplicates(self.item_field).set_index(self.item_field).astype(str)
-        rows: list[dict[str, str]] = table.reindex(items, fill_value="").to_dict("records")
-        return [{name: text for name, text in row.items() if text} for row in rows]
+        rows = table.reindex(items, fill_value="").to_dict("records")
+        return [{str(name): text for name, text in row.items() if text} for row in rows]

@@ -22,7 +22,7 @@ TOPICS: dict[str, str] = {
     "cycling": "peloton bicycle sprint saddle derailleur velodrome breakaway cobblestone tandem gravel climb pedal",
     "painting": "watercolour canvas fresco easel portrait pigment brushstroke gallery landscape charcoal mural palette",
     "finance": "dividend portfolio bond inflation broker pension hedging audit ledger mortgage equity tax",
-    "parenting": "toddler bedtime nursery teenager tantrum lullaby breastfeeding preschool sibling homework cradle potty",
+    "parenting": "toddler bedtime nursery teenager tantrum lullaby babysitter preschool sibling homework cradle potty",
     "horror": "ghost vampire crypt haunting werewolf demon asylum graveyard curse seance nightmare coffin",
     "warfare": "battalion siege trench general cavalry armistice regiment fortress ambush artillery campaign bayonet",
     "wildlife": "otter badger migration habitat falcon wolf savanna burrow heron elephant reef predator",

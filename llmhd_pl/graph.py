@@ -1,10 +1,13 @@
 """The normalised user-item graph and its product with embeddings: the hot path of every graph model."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 
 def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:

@@ -82,7 +82,8 @@ class Backbone(SampleWeights, LightningModule, ABC):
         self.learning_rate, self.l2 = learning_rate, l2
         self.ks = tuple(sorted(ks))
         metrics = {f"{name}@{k}": metric(k) for name, metric in (("recall", Recall), ("ndcg", NDCG)) for k in self.ks}
-        self.val_metrics = MetricCollection(dict(metrics), prefix="val/")
+        # Without compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
+        self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
 
     @abstractmethod
@@ -131,13 +132,16 @@ class Backbone(SampleWeights, LightningModule, ABC):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Rank the catalog for the users of the batch."""
-        self.val_metrics.update(*rank_hits(self.rank(batch["user"]), batch["seen"], batch["relevant"], self.ks[-1]))
-        self.log_dict(self.val_metrics, prog_bar=True)
+        self._evaluate(self.val_metrics, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Rank the catalog for the users of the batch."""
-        self.test_metrics.update(*rank_hits(self.rank(batch["user"]), batch["seen"], batch["relevant"], self.ks[-1]))
-        self.log_dict(self.test_metrics)
+        self._evaluate(self.test_metrics, batch)
+
+    def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
+        metrics.update(*rank_hits(self.rank(batch["user"]), batch["seen"], batch["relevant"], self.ks[-1]))
+        for name, metric in metrics.items():
+            self.log(name, metric, prog_bar=name == "val/ndcg@10", batch_size=len(batch["user"]))
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The top K unseen items of each user; where fewer are unseen, the rest of the row has score -inf.
@@ -205,7 +209,7 @@ class EmbeddingBackbone(Backbone):
     def squared_norms(self, batch: Batch) -> Tensor:
         """Squared norms of the free embeddings of each sample's user, positive and negative: [B]."""
         nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
-        return self.embedding(nodes).square().sum(dim=1).view(3, -1).sum(dim=0)
+        return F.embedding(nodes, self.embedding.weight).square().sum(dim=1).view(3, -1).sum(dim=0)
 
     def _freeze(self) -> None:
         self._final = self.final_embeddings()

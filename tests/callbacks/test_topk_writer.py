@@ -1,0 +1,64 @@
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from pytorch_lightning import Trainer
+
+from llmhd_pl.backbones import MF
+from llmhd_pl.callbacks import TopKWriter
+from llmhd_pl.datamodules import AtomicFiles, SyntheticCatalog
+
+
+def predict(model: MF, data: Any, path: Path) -> list[Any]:
+    trainer = Trainer(
+        accelerator="cpu",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=[TopKWriter(str(path))],
+    )
+    return trainer.predict(model, data) or []
+
+
+def test_a_row_per_user_and_place(tmp_path: Path) -> None:
+    data = SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10, eval_batch_size=16)
+    batches = predict(MF(40, 50, ks=(4,)), data, tmp_path / "new" / "topk.parquet")
+    table = pd.read_parquet(tmp_path / "new" / "topk.parquet")
+    assert list(table.columns) == ["user", "place", "item", "score"]
+    assert table["user"].tolist() == [user for user in range(40) for _ in range(4)]
+    assert table["place"].tolist() == [1, 2, 3, 4] * 40
+    assert table["item"].tolist() == torch.cat([batch["item"] for batch in batches]).flatten().tolist()
+    assert table["score"].tolist() == torch.cat([batch["score"] for batch in batches]).flatten().tolist()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["topk.parquet"]
+
+
+def test_names_of_the_source_and_no_seen_item(tmp_path: Path, atomic_folder: Path) -> None:
+    data = AtomicFiles(str(atomic_folder))
+    predict(MF(data.num_users, data.num_items, ks=(1000,)), data, tmp_path / "topk.parquet")
+    table = pd.read_parquet(tmp_path / "topk.parquet")
+    names = data.interactions.user_names, data.interactions.item_names
+    assert names[0] is not None and names[1] is not None
+    assert table["user_name"].tolist() == [names[0][user] for user in table["user"]]
+    assert table["item_name"].tolist() == [names[1][item] for item in table["item"]]
+    known = torch.cat([data.interactions.train, data.interactions.valid]).tolist()
+    # K is longer than any user's list of unseen items, so the table holds every unseen pair and no other.
+    pairs = set(zip(table["user"], table["item"], strict=True))
+    assert len(pairs) == len(table) == data.num_users * data.num_items - len(known)
+    assert not pairs & {(user, item) for user, item in known}
+
+
+def test_an_interrupted_prediction_leaves_nothing(tmp_path: Path) -> None:
+    class Broken(MF):
+        def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+            if batch_idx == 1:
+                raise RuntimeError("the disk is on fire")
+            return super().predict_step(batch, batch_idx)
+
+    data = SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10, eval_batch_size=16)
+    (tmp_path / "topk.parquet").write_text("the previous result")
+    with pytest.raises(RuntimeError, match="fire"):
+        predict(Broken(40, 50), data, tmp_path / "topk.parquet")
+    assert [path.name for path in tmp_path.iterdir()] == ["topk.parquet"]
+    assert (tmp_path / "topk.parquet").read_text() == "the previous result"

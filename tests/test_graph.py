@@ -1,0 +1,70 @@
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
+
+
+def random_edges(num_users: int, num_items: int, seed: int) -> tuple[Tensor, Tensor]:
+    cells = torch.randperm(num_users * num_items, generator=torch.Generator().manual_seed(seed))
+    cells = cells[: max(1, len(cells) // 3)]
+    return cells // num_items, cells % num_items
+
+
+def dense(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Tensor:
+    """D^-1/2 A D^-1/2 written down as the paper has it."""
+    a = torch.zeros(num_users + num_items, num_users + num_items, dtype=torch.float64)
+    a[users, items + num_users] = 1
+    a[items + num_users, users] = 1
+    degree = a.sum(1)
+    scale = torch.where(degree > 0, degree, torch.inf).rsqrt()
+    return scale[:, None] * a * scale
+
+
+def test_normalisation_by_hand() -> None:
+    # user 0 - items 0 and 1; user 1 - item 0; item 2 alone
+    crow, col, val = symmetric_normalization(torch.tensor([1, 0, 0]), torch.tensor([0, 1, 0]), 2, 3)
+    assert crow.tolist() == [0, 2, 3, 5, 6, 6]
+    assert col.tolist() == [2, 3, 2, 0, 1, 0]
+    half, root = 1 / 2, 1 / 2**0.5
+    assert val.tolist() == pytest.approx([half, root, root, half, root, root])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100), st.lists(st.floats(-2, 2), min_size=1, max_size=4))
+def test_layer_sum_and_its_gradient_equal_the_dense_computation(
+    u: int, i: int, seed: int, weights: list[float]
+) -> None:
+    users, items = random_edges(u, i, seed)
+    adjacency = SymmetricAdjacency(*symmetric_normalization(users, items, u, i))
+    a = dense(users, items, u, i)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(u + i, 5, generator=generator, requires_grad=True)
+    upstream = torch.randn(u + i, 5, generator=generator)
+    out = adjacency.layer_sum(x, weights)
+    (gradient,) = torch.autograd.grad(out, x, upstream)
+
+    reference = x.detach().double().requires_grad_()
+    expected = sum((w * torch.linalg.matrix_power(a, k) @ reference for k, w in enumerate(weights)), torch.zeros(()))
+    (expected_gradient,) = torch.autograd.grad(expected, reference, upstream.double())
+    torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(adjacency(x).double(), a @ x.detach().double(), atol=1e-5, rtol=1e-5)
+
+
+def test_product_stays_float32_under_autocast() -> None:
+    users, items = random_edges(5, 6, 0)
+    adjacency = SymmetricAdjacency(*symmetric_normalization(users, items, 5, 6))
+    x = torch.randn(11, 4)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = adjacency(x.bfloat16())
+    assert out.dtype == torch.float32
+    torch.testing.assert_close(out, adjacency(x.bfloat16().float()))
+
+
+def test_the_graph_is_not_in_the_state_dict_and_has_no_sparse_buffer() -> None:
+    adjacency = SymmetricAdjacency(*symmetric_normalization(*random_edges(5, 6, 0), 5, 6))
+    assert adjacency.state_dict() == {}
+    assert all(buffer.layout == torch.strided for buffer in adjacency.buffers())

@@ -1,0 +1,81 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
+
+from llmhd_pl.metrics import NDCG, Recall, rank_hits
+
+
+def by_hand(scores: np.ndarray, seen: np.ndarray, relevant: np.ndarray, k: int) -> tuple[float, float]:
+    """Recall@k and NDCG@k, user by user."""
+    recalls, ndcgs = [], []
+    for user in range(len(scores)):
+        if not relevant[user].any():
+            continue
+        top = np.argsort(-np.where(seen[user], -np.inf, scores[user]), kind="stable")[:k]
+        gains = [1 / np.log2(place + 2) for place, item in enumerate(top) if relevant[user, item]]
+        ideal = sum(1 / np.log2(place + 2) for place in range(min(k, relevant[user].sum())))
+        recalls.append(len(gains) / relevant[user].sum())
+        ndcgs.append(sum(gains) / ideal)
+    return float(np.mean(recalls or [0])), float(np.mean(ndcgs or [0]))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 9), st.integers(2, 25), st.integers(1, 12), st.integers(0, 10**6))
+def test_equal_to_numpy_also_when_fed_in_two_batches(users: int, items: int, k: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    scores = rng.permutation(users * items).reshape(users, items).astype(np.float32)
+    kinds = rng.choice(3, (users, items), p=[0.6, 0.2, 0.2])
+    kinds[rng.random(users) < 0.2] = 0
+    seen, relevant = kinds == 1, kinds == 2
+    metrics = [Recall(k), NDCG(k)]
+    for rows in np.array_split(np.arange(users), 2):
+        pairs = [torch.from_numpy(np.stack(mask[rows].nonzero())) for mask in (seen, relevant)]
+        hits, num_relevant = rank_hits(torch.from_numpy(scores[rows]), *pairs, k)
+        for metric in metrics:
+            metric.update(hits, num_relevant)
+    expected = by_hand(scores, seen, relevant, k)
+    # A user with fewer unseen items than k has seen ones at the end of the ranking; they are never relevant.
+    assert [float(metric.compute()) for metric in metrics] == pytest.approx(expected, abs=1e-6)
+
+
+def test_equal_to_torchmetrics_retrieval() -> None:
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(20, 30, generator=generator)
+    relevant = torch.rand(20, 30, generator=generator) < 0.2
+    nothing = torch.empty(2, 0, dtype=torch.int64)
+    for k in (1, 5, 10):
+        hits, num_relevant = rank_hits(scores.clone(), nothing, relevant.nonzero().T, k)
+        index = torch.arange(20).repeat_interleave(30)
+        for ours, theirs in ((Recall(k), RetrievalRecall(top_k=k)), (NDCG(k), RetrievalNormalizedDCG(top_k=k))):
+            ours.update(hits, num_relevant)
+            theirs.update(scores.flatten(), relevant.flatten(), indexes=index)
+            assert float(ours.compute()) == pytest.approx(float(theirs.compute()), abs=1e-6)
+
+
+def test_by_hand() -> None:
+    # One user; ranking: item 2 (seen, left out), 0, 3, 1. Relevant: 3 and 1.
+    scores = torch.tensor([[0.8, 0.1, 0.9, 0.5]])
+    hits, num_relevant = rank_hits(scores, torch.tensor([[0], [2]]), torch.tensor([[0, 0], [3, 1]]), 2)
+    assert hits.tolist() == [[False, True]] and num_relevant.tolist() == [2]
+    recall, ndcg = Recall(2), NDCG(2)
+    recall.update(hits, num_relevant)
+    ndcg.update(hits, num_relevant)
+    assert float(recall.compute()) == 0.5
+    assert float(ndcg.compute()) == pytest.approx((1 / np.log2(3)) / (1 + 1 / np.log2(3)))
+
+
+def test_users_without_relevant_items_are_skipped_and_none_at_all_gives_zero() -> None:
+    recall, ndcg = Recall(2), NDCG(2)
+    for metric in (recall, ndcg):
+        metric.update(torch.tensor([[False, False]]), torch.tensor([0]))
+        assert float(metric.compute()) == 0
+        metric.update(torch.tensor([[True, True], [False, False]]), torch.tensor([2, 0]))
+        assert float(metric.compute()) == 1
+
+
+def test_k_below_one_is_refused() -> None:
+    with pytest.raises(ValueError, match="k is 0"):
+        Recall(0)
