@@ -2,6 +2,7 @@
 
 import warnings
 from pathlib import Path
+from typing import Any
 
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
@@ -48,7 +49,7 @@ class CLI(LightningCLI):
 
 def main(args: ArgsType = None) -> CLI:
     """Run the command line, or ``args`` in its place."""
-    modes = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
+    modes: dict[str, Any] = {"subclass_mode_model": True, "subclass_mode_data": True, "seed_everything_default": 0}
     return CLI(Backbone, InteractionDataModule, save_config_kwargs={"overwrite": True}, args=args, **modes)
 
 

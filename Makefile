@@ -1,0 +1,21 @@
+# Both commands set up .venv by themselves; only Python 3.11, pip and git are needed beforehand.
+PYTHON ?= python3
+BIN = .venv/bin
+
+.PHONY: quickstart test
+
+quickstart: .venv/installed
+	$(BIN)/python train.py fit --config configs/quickstart.yaml
+
+# mypy does not follow the package_dir of an editable install: it checks a copy laid out as it is installed.
+test: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	rm -rf .venv/typed && mkdir .venv/typed && cp -r llmhd_pl .venv/typed/ && cp -r callbacks datamodules .venv/typed/llmhd_pl/
+	MYPYPATH=.venv/typed $(BIN)/mypy .venv/typed/llmhd_pl train.py benchmarks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
