@@ -26,8 +26,11 @@ def read_atomic(path: Path) -> pd.DataFrame:
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
-    with path.open(encoding="utf-8") as file:
-        header = file.readline().rstrip("\r\n").split("\t")
+    try:
+        with path.open(encoding="utf-8") as file:
+            header, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[""]]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it.") from error
     types: dict[str, str] = {}
     for column in header:
         name, _, kind = column.partition(":")
@@ -38,8 +41,6 @@ def read_atomic(path: Path) -> pd.DataFrame:
         if name in types:
             raise ValueError(f"{path}, line 1: column {name!r} stands there twice.")
         types[name] = kind
-    with path.open(encoding="utf-8") as file:
-        rows = [line.rstrip("\r\n").split("\t") for line in file][1:]
     for number, row in enumerate(rows, start=2):
         if len(row) != len(types):
             raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header names {len(types)}.")
@@ -205,15 +206,13 @@ class AtomicFiles(InteractionDataModule):
         groups = by_user.groupby(by_user, sort=False)
         place = groups.cumcount().to_numpy()
         total = groups.transform("size").to_numpy()
-        train = total.copy()
-        counts = []
-        for ratio in self.split_ratios[:0:-1]:  # test first, then valid
-            # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
-            count = np.floor(ratio * total + 1e-9).astype(np.int64)
-            count = np.where((count == 0) & (ratio > 0) & (train > 1), 1, count)
-            train = train - count
-            counts.append(count)
-        test, _ = counts
+        # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
+        valid, test = (np.floor(ratio * total + 1e-9).astype(np.int64) for ratio in self.split_ratios[1:])
+        train = total - valid - test
+        for ratio, count in ((self.split_ratios[2], test), (self.split_ratios[1], valid)):
+            short = (count == 0) & (ratio > 0) & (train > 1)
+            count += short
+            train -= short
         parts = np.empty(len(table), dtype=np.int64)
         parts[order] = (place >= train).astype(np.int64) + (place >= total - test)
         return parts

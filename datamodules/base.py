@@ -74,7 +74,7 @@ class InteractionDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str | None = None) -> None:
         """Add the noise, fix the sample numbers and prepare the evaluation masks; done once, whatever the stage."""
-        if hasattr(self, "train_users"):
+        if hasattr(self, "_evaluation"):  # set last, so that a set-up that failed is not taken for done
             return
         data = self.interactions
         noise = draw_noise(data, self.noise_ratio, self.noise_source, self.seed)
@@ -142,6 +142,7 @@ class TrainBatches:
             self._owned = (user_owners(data.train_users, data.num_users, world_size) == rank)[data.train_users]
         self._negatives: tuple[int, Tensor] | None = None
         self._position = {"epoch": -1, "batch": 0}
+        self._resume = self._position
 
     def __len__(self) -> int:
         return -(-len(self._data.train_users) // self._data.batch_size)
@@ -154,7 +155,9 @@ class TrainBatches:
             self._negatives = (window, data._sampler.draw(epoch))
         order = epoch_order(len(data.train_users), data.seed, epoch)
         columns = (order, data.train_users[order], data.train_items[order], self._negatives[1][order])
-        done = self._position["batch"] if self._position["epoch"] == epoch else 0
+        # Only once after load_state_dict: an iteration that was broken off starts anew.
+        done = self._resume["batch"] if self._resume["epoch"] == epoch else 0
+        self._resume = {"epoch": -1, "batch": 0}
         for number, batch in enumerate(zip(*(column.split(data.batch_size) for column in columns), strict=True)):
             if number < done:
                 continue
@@ -171,7 +174,7 @@ class TrainBatches:
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Continue after the batch that the checkpoint had seen."""
-        self._position = dict(state)
+        self._position = self._resume = dict(state)
 
 
 class _EvaluationUsers:

@@ -41,7 +41,7 @@ class Interactions:
         item_names: the same for items.
 
     Raises:
-        ValueError: a pair out of range, a pair in two splits, or a wrong number of item texts.
+        ValueError: a pair out of range, a pair twice in a split or in two, or a wrong number of item texts.
     """
 
     name: str
@@ -58,7 +58,8 @@ class Interactions:
 
     def __post_init__(self) -> None:
         splits = {"train": self.train, "valid": self.valid, "test": self.test}
-        for split, pairs in splits.items():
+        low_rated = {} if self.low_rated is None else {"low-rated": self.low_rated}
+        for split, pairs in (splits | low_rated).items():
             for column, size, what in ((0, self.num_users, "user"), (1, self.num_items, "item")):
                 outside = (pairs[:, column] < 0) | (pairs[:, column] >= size)
                 if outside.any():
@@ -69,9 +70,14 @@ class Interactions:
                     )
         if len(self.train) == 0:
             raise ValueError(f"{self.name}: there is no training interaction, so there is nothing to learn from.")
+        keys = {split: pair_keys(pairs, self.num_items) for split, pairs in splits.items()}
+        for split in splits:
+            unique, counts = keys[split].unique(return_counts=True)
+            if len(unique) < len(keys[split]):
+                user, item = divmod(int(unique[counts.argmax()]), self.num_items)
+                raise ValueError(f"{self.name}: {split} holds user {user} with item {item} twice. Keep it once.")
         for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            keys = [pair_keys(splits[split], self.num_items) for split in (first, second)]
-            common = keys[0][torch.isin(keys[0], keys[1])]
+            common = keys[first][torch.isin(keys[first], keys[second])]
             if len(common):
                 user, item = divmod(int(common[0]), self.num_items)
                 raise ValueError(

@@ -31,7 +31,8 @@ class _StandIn:
 
 class _Dtype(_StandIn):
     def __init__(self, code: str, *_: bool) -> None:
-        self.code, self.order = code, "|"
+        self.code = code
+        self.order: Any = "|"
 
     def __setstate__(self, state: tuple[Any, ...]) -> None:
         self.order = state[1]
@@ -202,11 +203,11 @@ def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
     lines, profiles = folder / "items.jsonl", folder / "itm_prf.pkl"
     if lines.is_file():
         texts = []
-        with lines.open(encoding="utf-8") as file:
+        with lines.open("rb") as file:
             for number, line in enumerate(file, start=1):
                 try:
                     item = json.loads(line)
-                except json.JSONDecodeError as error:
+                except (ValueError, RecursionError) as error:  # also text that is not UTF-8
                     raise ValueError(f"{lines}, line {number}: not JSON ({error}).") from error
                 if not isinstance(item, dict) or item.get("item") != number - 1:
                     raise ValueError(f'{lines}, line {number}: expected an object with "item": {number - 1}.')
