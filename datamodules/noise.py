@@ -26,8 +26,8 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
     Raises:
         ValueError: a negative ratio, an unknown source, no ratings, or not enough pairs.
     """
-    if ratio < 0:
-        raise ValueError(f"noise_ratio is {ratio}; it is a share of the training interactions and cannot be negative.")
+    if not 0 <= ratio < float("inf"):
+        raise ValueError(f"noise_ratio is {ratio}; it is a share of the training interactions: a number, 0 or more.")
     if source not in ("random", "low_rating"):
         raise ValueError(f"noise_source is {source!r}; it must be 'random' or 'low_rating'.")
     wanted = round(ratio * len(data.train))

@@ -1,0 +1,362 @@
+from collections import Counter
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_data import Pair, pairs_of
+
+from llmhd_pl.datamodules import AtomicFiles, Interactions
+from llmhd_pl.datamodules.atomic import k_core, read_atomic
+
+DATA = Path(__file__).parents[3] / "shared" / "data"
+HEADER = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+Row = tuple[str, str, float, int]
+raw_rows = st.lists(
+    st.tuples(
+        st.sampled_from("abcdef"), st.sampled_from("uvwxyz"), st.sampled_from([1.0, 2.5, 3.0, 5.0]), st.integers(0, 9)
+    ),
+    max_size=40,
+)
+
+
+def write(folder: Path, rows: list[Any], header: str = HEADER, name: str = "data.inter") -> Path:
+    path = folder / name
+    text = "\n".join([header, *("\t".join(map(str, row)) for row in rows)])
+    path.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def load(rows: list[Any], header: str = HEADER, **arguments: Any) -> Interactions:
+    with TemporaryDirectory() as folder:
+        write(Path(folder), rows, header)
+        return AtomicFiles(folder, **arguments).interactions
+
+
+def named(data: Interactions, split: str) -> list[tuple[str, str]]:
+    """The pairs of a split by the names of the source."""
+    assert data.user_names is not None and data.item_names is not None
+    return [(data.user_names[user], data.item_names[item]) for user, item in pairs_of(getattr(data, split))]
+
+
+# The file
+
+
+def test_columns_come_in_any_order_and_are_named_without_their_type(tmp_path: Path) -> None:
+    header = "tags:token_seq\trating:float\titem_id:token\tvector:float_seq\tuser_id:token"
+    path = write(tmp_path, [('a "b', "1e1", "007", "1 2", " é"), ("", " -2", "7", "", "NA")], header)
+    table = read_atomic(path)
+    assert table["rating"].tolist() == [10.0, -2.0] and table["rating"].dtype == float
+    assert table.drop(columns="rating").to_dict("list") == {
+        "tags": ['a "b', ""],
+        "item_id": ["007", "7"],
+        "vector": ["1 2", ""],
+        "user_id": [" é", "NA"],
+    }
+    data = AtomicFiles(str(tmp_path), rating_threshold=0).interactions
+    assert named(data, "train") == [(" é", "007")] and named(data, "low_rated") == []
+
+
+@pytest.mark.parametrize("ending", ["\n", "\r\n"])
+@pytest.mark.parametrize("last", ["", "end"])
+def test_line_endings(tmp_path: Path, ending: str, last: str) -> None:
+    lines = ["user_id:token\titem_id:token", "1\t2\u2028", "2\t1\x0c"]
+    (tmp_path / "data.inter").write_bytes((ending.join(lines) + (last and ending)).encode())
+    assert read_atomic(tmp_path / "data.inter")["item_id"].tolist() == ["2\u2028", "1\x0c"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "line 1: column '' is not 'name:type'"),
+        ("user_id\titem_id\n1\t2\n", "line 1: column 'user_id' is not 'name:type' with a type of token, token_seq,"),
+        ("user_id:token\titem_id:int\n", "line 1: column 'item_id:int' is not"),
+        ("user_id:token\t:float\n", "line 1: column ':float' is not"),
+        ("user_id:token,item_id:token\n", "line 1: column 'user_id:token,item_id:token' is not"),
+        ("a:token\tb:float\ta:float\n", "line 1: column 'a' stands there twice"),
+        ("a:token\tb:float\nx\t1\ny\n", "line 3: 1 fields, but the header names 2"),
+        ("a:token\tb:float\nx\t1\t\n", "line 2: 3 fields, but the header names 2"),
+        ("a:token\tb:float\nx\t1\n\n", "line 3: 1 fields"),
+        ("a:token\tb:float\nx\t1\ny\tgood\n", "line 3: b is 'good', not a number"),
+        ("a:token\tb:float\nx\t\n", "line 2: b is '', not a number"),
+        ("a:token\tb:float\nx\tnan\n", "line 2: b is 'nan', not a number"),
+        (b"a:token\nx\n\xff\n", "is not UTF-8 text"),
+    ],
+)
+def test_a_malformed_file(tmp_path: Path, text: str | bytes, message: str) -> None:
+    path = tmp_path / "data.inter"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=f"^{path}.*{message}"):
+        AtomicFiles(str(tmp_path)).setup()
+
+
+def test_missing_and_ambiguous_files(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        with pytest.raises(FileNotFoundError, match=rf"no \.inter file in {folder}\. Set --data\.data_dir"):
+            AtomicFiles(str(folder)).setup()
+    with pytest.raises(FileNotFoundError, match=r"x\.inter is missing"):
+        read_atomic(tmp_path / "x.inter")
+    write(tmp_path, [], name="b.inter"), write(tmp_path, [], name="a.inter")
+    with pytest.raises(ValueError, match=rf"{tmp_path} holds several \.inter files: a\.inter, b\.inter"):
+        AtomicFiles(str(tmp_path)).setup()
+
+
+@pytest.mark.parametrize(
+    ("header", "arguments", "message"),
+    [
+        ("user:token\titem_id:token", {}, "has no column 'user_id' for the user; it has user, item_id. .*user_field"),
+        ("user_id:token\titem:token", {}, "no column 'item_id' for the item; .*--data.item_field"),
+        ("user_id:token\titem_id:token", {"rating_threshold": 3}, "no column 'rating' for the rating; .*rating_field"),
+        ("user_id:token\titem_id:token", {"split": "temporal"}, "no column 'timestamp' for the time; .*time_field"),
+        ("user_id:token\titem_id:token", {"item_field": "isbn"}, "no column 'isbn' for the item"),
+        ("rating:token\titem_id:token\tuser_id:token", {"rating_threshold": 3}, "'rating' must have the type float"),
+    ],
+)
+def test_missing_columns(tmp_path: Path, header: str, arguments: dict[str, Any], message: str) -> None:
+    path = write(tmp_path, [], header)
+    with pytest.raises(ValueError, match=f"^{path}.*{message}"):
+        AtomicFiles(str(tmp_path), **arguments).setup()
+
+
+def test_fields_can_have_other_names() -> None:
+    header = "when:float\tbook:token\treader:token\tstars:float"
+    data = load(
+        [(3, "x", "a", 5), (1, "y", "a", 4), (2, "z", "a", 3), (4, "v", "a", 1), (5, "x", "b", 5)],
+        header, user_field="reader", item_field="book", rating_field="stars", time_field="when", rating_threshold=2,
+        split="temporal",
+    )  # fmt: skip
+    assert [named(data, split) for split in ("train", "valid", "test")] == [
+        [("a", "y"), ("b", "x")],
+        [("a", "z")],
+        [("a", "x")],
+    ]
+    assert data.low_rated is not None and len(data.low_rated) == 0  # v is known only from a low rating
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"split": "leave-one-out"}, "split is 'leave-one-out'; it must be 'random' or 'temporal'"),
+        ({"split_ratios": (0.5, 0.2, 0.2)}, "split_ratios"),
+        ({"split_ratios": (0.0, 0.5, 0.5)}, "split_ratios"),
+        ({"split_ratios": (1.2, -0.1, -0.1)}, "split_ratios"),
+        ({"split_ratios": (0.8, 0.2)}, "split_ratios .*three shares that sum to 1"),
+        ({"k_core": -1}, "k_core is -1"),
+        ({"batch_size": 0}, "batch_size is 0"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        AtomicFiles("anywhere", **arguments)
+
+
+# What is kept of it
+
+
+def naive_k_core(pairs: set[Any], k: int) -> set[Any]:
+    """Remove one offending pair at a time."""
+    pairs = set(pairs)
+    while True:
+        users, items = Counter(user for user, *_ in pairs), Counter(item for _, item, *_ in pairs)
+        for pair in pairs:
+            if users[pair[0]] < k or items[pair[1]] < k:
+                pairs.remove(pair)
+                break
+        else:
+            return pairs
+
+
+@given(st.sets(st.tuples(st.integers(0, 7), st.integers(0, 7))), st.integers(0, 5))
+def test_k_core_equals_one_removal_at_a_time(pairs: set[Pair], k: int) -> None:
+    kept = k_core(pd.DataFrame(sorted(pairs), columns=["user", "item"]), k)
+    assert [tuple(row) for row in kept.to_numpy().tolist()] == sorted(naive_k_core(pairs, k))
+
+
+def test_k_core_cascades() -> None:
+    """A chain: without its end the next pair falls, until nothing is left. The square stays."""
+    chain = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2)]
+    square = [(8, 8), (8, 9), (9, 8), (9, 9)]
+    kept = k_core(pd.DataFrame(chain + square, columns=["user", "item"]), 2)
+    assert kept.to_numpy().tolist() == [list(pair) for pair in square]
+
+
+@settings(max_examples=60)
+@given(raw_rows, st.sampled_from([None, 2.5, 3.0]), st.integers(0, 3))
+def test_filters_equal_a_plain_reference(rows: list[Row], threshold: float | None, k: int) -> None:
+    last = {(user, item): rating for user, item, rating, _ in rows}
+    liked = {pair for pair, rating in last.items() if threshold is None or rating >= threshold}
+    kept = naive_k_core(liked, k)
+    if not kept:
+        with pytest.raises(
+            ValueError, match=rf"no interaction is left after rating_threshold={threshold} and k_core={k}"
+        ):
+            load(rows, rating_threshold=threshold, k_core=k)
+        return
+    data = load(rows, rating_threshold=threshold, k_core=k)
+    found = [pair for split in ("train", "valid", "test") for pair in named(data, split)]
+    assert sorted(found) == sorted(kept)
+    for names, column in ((data.user_names, 0), (data.item_names, 1)):
+        assert names is not None and sorted(names) == sorted({pair[column] for pair in kept})
+    if threshold is None:
+        assert data.low_rated is None
+    else:
+        known = {user for user, _ in kept}, {item for _, item in kept}
+        low = {(user, item) for user, item in last.keys() - liked if user in known[0] and item in known[1]}
+        assert sorted(named(data, "low_rated")) == sorted(low)
+
+
+def test_users_and_items_are_numbered_by_first_appearance() -> None:
+    data = load([("b", "y", 5, 0), ("a", "z", 1, 0), ("a", "y", 5, 0), ("b", "x", 5, 0)], rating_threshold=3)
+    assert data.user_names == ["b", "a"] and data.item_names == ["y", "x"]
+
+
+def test_a_repeated_pair_counts_once_with_its_last_row() -> None:
+    rows = [("a", "x", 1, 9), ("a", "y", 5, 5), ("a", "x", 5, 1), ("a", "z", 5, 2), ("a", "z", 2, 3)]
+    data = load(rows, rating_threshold=3, split="temporal", split_ratios=(0.5, 0, 0.5))
+    assert (named(data, "train"), named(data, "test"), named(data, "low_rated")) == ([("a", "x")], [("a", "y")], [])
+
+
+def test_low_ratings_become_noise(tmp_path: Path) -> None:
+    write(tmp_path, [(f"u{user}", f"i{item}", 1 + (user + item) % 5, 0) for user in range(20) for item in range(20)])
+    data = AtomicFiles(str(tmp_path), rating_threshold=3, noise_ratio=0.5, noise_source="low_rating")
+    data.setup()
+    names = data.interactions
+    assert names.user_names is not None and names.item_names is not None
+    noise = pairs_of(data.train_users[data.noise_mask], data.train_items[data.noise_mask])
+    assert len(noise) == round(0.5 * len(names.train)) > 0
+    assert all((int(names.user_names[u][1:]) + int(names.item_names[i][1:])) % 5 < 2 for u, i in noise)
+
+
+# The split
+
+
+@pytest.mark.parametrize("split", ["random", "temporal"])
+@pytest.mark.parametrize(
+    ("ratios", "sizes"),
+    [
+        ((0.6, 0.2, 0.2), {1: (1, 0, 0), 2: (1, 0, 1), 3: (1, 1, 1), 5: (3, 1, 1), 14: (10, 2, 2), 15: (9, 3, 3)}),
+        ((0.8, 0.1, 0.1), {2: (1, 0, 1), 3: (1, 1, 1), 9: (7, 1, 1), 10: (8, 1, 1), 20: (16, 2, 2), 29: (25, 2, 2)}),
+        ((0.5, 0, 0.5), {1: (1, 0, 0), 2: (1, 0, 1), 5: (3, 0, 2)}),
+        ((0.5, 0.5, 0), {1: (1, 0, 0), 2: (1, 1, 0), 5: (3, 2, 0)}),
+        ((1, 0, 0), {1: (1, 0, 0), 7: (7, 0, 0)}),
+        ((0.1, 0.8, 0.1), {2: (1, 1, 0), 5: (1, 4, 0), 9: (1, 7, 1), 10: (1, 8, 1)}),
+    ],
+)  # fmt: skip
+def test_sizes_of_the_splits_as_recbole_cuts_them(split: Any, ratios: Any, sizes: dict[int, tuple[int, ...]]) -> None:
+    rows = [(f"u{size}", f"i{item}", 5, item) for size in sizes for item in range(size)]
+    data = load(rows, split=split, split_ratios=ratios)
+    counts = [Counter(user for user, _ in named(data, part)) for part in ("train", "valid", "test")]
+    assert {size: tuple(count[f"u{size}"] for count in counts) for size in sizes} == sizes
+
+
+@settings(max_examples=60)
+@given(raw_rows.filter(bool), st.tuples(*[st.integers(0, 10)] * 3).filter(lambda r: r[0] > 0), st.booleans())
+def test_each_user_is_split_by_the_ratios(rows: list[Row], parts: tuple[int, int, int], temporal: bool) -> None:
+    ratios = tuple(part / sum(parts) for part in parts)
+    data = load(rows, split="temporal" if temporal else "random", split_ratios=ratios)
+    splits = [named(data, split) for split in ("train", "valid", "test")]
+    last = {(user, item): time for user, item, _, time in rows}
+    assert sorted(pair for split in splits for pair in split) == sorted(last)
+    for user in {user for user, _ in last}:
+        times = [[last[pair] for pair in split if pair[0] == user] for split in splits]
+        total = sum(map(len, times))
+        assert times[0], "a user without training interactions"
+        for share, ratio in zip(times[1:], ratios[1:], strict=True):
+            # No more than its share, rounded down, but one where it would be nothing.
+            assert len(share) <= max(ratio * total + 1e-6, ratio > 0)
+            assert len(share) > ratio * total - 1 - 1e-6
+            assert share or ratio == 0 or len(times[0]) == 1
+        if temporal:
+            ordered = [time for share in times for time in (min(share, default=None), max(share, default=None))]
+            present = [time for time in ordered if time is not None]
+            assert present == sorted(present)
+
+
+def test_ties_in_time_are_split_in_the_order_of_the_file() -> None:
+    data = load([("a", item, 5, 1) for item in "zyxwv"], split="temporal")
+    assert [item for part in ("train", "valid", "test") for _, item in named(data, part)] == list("zyxwv")
+
+
+def test_the_random_split_depends_on_the_seed_alone() -> None:
+    rows = [(f"u{user}", f"i{item}", 5, item) for user in range(10) for item in range(10)]
+    first, again, other = (load(rows, seed=seed) for seed in (3, 3, 4))
+    for split in ("train", "valid", "test"):
+        assert named(first, split) == named(again, split) != named(other, split)
+    for part in ("valid", "test"):  # neither the first nor the last of each user's rows
+        places = Counter(item for _, item in named(first, part))
+        assert len(places) > 5
+
+
+# The text of the items
+
+
+def test_item_texts_are_matched_by_name(tmp_path: Path) -> None:
+    write(tmp_path, [("a", "y", 5, 0), ("a", "x", 5, 1), ("b", "z", 5, 2)])
+    items = [("x", "Café", "", 1995), ("?", "nobody has it", "c", 1), ("y", "", "", 7), ("x", "a second row", "", 1)]
+    header = "item_id:token\ttitle:token_seq\tclass:token_seq\tyear:float"
+    write(tmp_path, items, header, "other.item")
+    texts = AtomicFiles(str(tmp_path)).interactions.items
+    assert texts == [{"year": "7.0"}, {"title": "Café", "year": "1995.0"}, {}]
+
+
+def test_item_texts_that_are_absent_or_wrong(tmp_path: Path) -> None:
+    write(tmp_path, [("a", "x", 5, 0)])
+    assert AtomicFiles(str(tmp_path)).interactions.items == []
+    path = write(tmp_path, [("x",)], "item_id:token", "data.item")
+    assert AtomicFiles(str(tmp_path)).interactions.items == [{}]
+    write(tmp_path, [("x",)], "isbn:token", "data.item")
+    with pytest.raises(ValueError, match=f"{path} has no column 'item_id'; it has isbn"):
+        AtomicFiles(str(tmp_path)).setup()
+    write(tmp_path, [("x",)], "item_id:token\ttitle:token", "data.item")
+    with pytest.raises(ValueError, match=f"{path}, line 2: 1 fields, but the header names 2"):
+        AtomicFiles(str(tmp_path)).setup()
+    write(tmp_path, [], "item_id:token", "more.item")
+    with pytest.raises(ValueError, match=r"several \.item files: data\.item, more\.item"):
+        AtomicFiles(str(tmp_path)).setup()
+
+
+# The real data
+
+
+@pytest.fixture(scope="module")
+def ml_100k() -> str:
+    if not (DATA / "ml-100k").is_dir():
+        pytest.skip(f"{DATA / 'ml-100k'} is not here; docs/data.md says where the data comes from.")
+    return str(DATA / "ml-100k")
+
+
+def test_ml_100k(ml_100k: str) -> None:
+    data = AtomicFiles(ml_100k, rating_threshold=3, split="temporal", noise_ratio=0.2, noise_source="low_rating")
+    data.setup()
+    given = data.interactions
+    assert len(given.train) + len(given.valid) + len(given.test) == 82_520  # of 100,000; 17,480 are rated 1 or 2
+    assert int(data.noise_mask.sum()) == round(0.2 * len(given.train))
+    assert given.user_names is not None and given.item_names is not None
+    assert given.user_names[0] == "196" and given.items[given.item_names.index("1")]["movie_title"] == "Toy Story"
+    assert all(given.items)
+    columns = ["user_id", "item_id", "rating", "timestamp"]
+    table = pd.read_csv(Path(ml_100k) / "ml-100k.inter", sep="\t", names=columns, header=0, dtype={0: str, 1: str})
+    rows = {(row.user_id, row.item_id): row for row in table.itertuples()}
+    assert given.low_rated is not None and 17_000 < len(given.low_rated) <= 17_480
+    assert all(rows[pair].rating < 3 for pair in named(given, "low_rated"))
+    latest: dict[str, int] = {}
+    for split in ("train", "valid", "test"):
+        times: dict[str, list[int]] = {}
+        for user, item in named(given, split):
+            assert rows[user, item].rating >= 3
+            times.setdefault(user, []).append(rows[user, item].timestamp)
+        assert all(min(times[user]) >= latest.get(user, 0) for user in times)
+        latest |= {user: max(times[user]) for user in times}
+
+
+def test_ml_100k_whole_and_its_core(ml_100k: str) -> None:
+    whole = AtomicFiles(ml_100k).interactions
+    assert (whole.num_users, whole.num_items, whole.low_rated) == (943, 1682, None)
+    core = AtomicFiles(ml_100k, rating_threshold=4, k_core=10).interactions
+    pairs = pairs_of(core.train) + pairs_of(core.valid) + pairs_of(core.test)
+    for column in (0, 1):
+        assert min(Counter(pair[column] for pair in pairs).values()) >= 10
+    assert (core.num_users, core.num_items) < (943, 1682)
