@@ -36,25 +36,31 @@ def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_it
     return crow.int(), col.int(), val
 
 
-class _LayerSum(torch.autograd.Function):
-    """``sum_k weights[k] A^k x`` by Horner's rule, one fused multiply-add a layer.
+def _layer_sum(matrix: Tensor, x: Tensor, weights: tuple[float, ...], scratch: Tensor) -> Tensor:
+    """``sum_k weights[k] A^k x`` by Horner's rule, one fused multiply-add a layer; only the result is allocated."""
+    last = len(weights) - 1
+    total = torch.mul(x, weights[last], out=torch.empty_like(x) if last == 0 else scratch[0])
+    for layer in range(last - 1, -1, -1):
+        out = torch.empty_like(x) if layer == 0 else scratch[(last - layer) % 2]
+        total = torch.addmm(x, matrix, total, beta=weights[layer], out=out)
+    return total
 
-    A is symmetric, so the gradient is the same sum applied to the incoming gradient, where autograd would transpose A
-    in every layer of every step.
+
+class _LayerSum(torch.autograd.Function):
+    """``_layer_sum`` with a gradient. A is symmetric, so it is the same sum, applied to the incoming gradient.
+
+    Autograd would transpose A in every layer of every step.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, x: Tensor, weights: tuple[float, ...]) -> Tensor:
-        ctx.matrix, ctx.weights = matrix, weights
-        total = x * weights[-1]
-        for weight in weights[-2::-1]:
-            out = torch.empty_like(x)
-            total = torch.addmm(x, matrix, total, beta=weight, out=out)
-        return total
+    def forward(ctx: Any, matrix: Tensor, x: Tensor, weights: tuple[float, ...], scratch: Tensor) -> Tensor:
+        ctx.constants = matrix, weights, scratch
+        return _layer_sum(matrix, x, weights, scratch)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
-        return None, _LayerSum.forward(ctx, ctx.matrix, gradients[0].contiguous(), ctx.weights), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
+        matrix, weights, scratch = ctx.constants
+        return None, _layer_sum(matrix, gradients[0].contiguous(), weights, scratch), None, None
 
 
 class SymmetricAdjacency(nn.Module):
@@ -77,6 +83,7 @@ class SymmetricAdjacency(nn.Module):
         super().__init__()
         for name, buffer in (("crow", crow), ("col", col), ("val", val)):
             self.register_buffer(name, buffer, persistent=False)
+        self._scratch = torch.empty(0)
 
     def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
         """``sum_k weights[k] A^k x``, in float32 under autocast too: no bf16 sparse product exists.
@@ -88,10 +95,15 @@ class SymmetricAdjacency(nn.Module):
         Returns:
             float32 [nodes, d].
         """
-        nodes = len(self.crow) - 1
+        x, nodes = x.float(), len(self.crow) - 1
+        if self._scratch.shape[1:] != x.shape or self._scratch.device != x.device:
+            # Kept from step to step: fresh memory costs as much time as half a product. A normal tensor, also when
+            # the first call is an evaluation's.
+            with torch.inference_mode(False):
+                self._scratch = torch.empty(2, *x.shape, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
             matrix = torch.sparse_csr_tensor(self.crow, self.col, self.val, (nodes, nodes), check_invariants=False)
-            total: Tensor = _LayerSum.apply(matrix, x.float(), tuple(weights))  # type: ignore[no-untyped-call]
+            total: Tensor = _LayerSum.apply(matrix, x, tuple(weights), self._scratch)  # type: ignore[no-untyped-call]
         return total
 
     def forward(self, x: Tensor) -> Tensor:

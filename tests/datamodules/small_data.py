@@ -32,7 +32,7 @@ def ready(interactions: Interactions, **arguments: Any) -> InMemory:
 
 
 def tensor(pairs: Any) -> Tensor:
-    return torch.tensor(sorted(pairs), dtype=torch.int64).reshape(-1, 2)
+    return torch.tensor(list(pairs), dtype=torch.int64).reshape(-1, 2)
 
 
 def pairs_of(*columns: Tensor) -> list[Pair]:

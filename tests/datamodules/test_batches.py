@@ -303,7 +303,7 @@ def test_evaluation_batches_by_hand() -> None:
     (batch,) = data.val_dataloader()
     assert batch["user"].tolist() == [0, 3]
     assert batch["seen"].tolist() == [[0, 0, 1], [1, 4, 0]]
-    assert batch["relevant"].tolist() == [[0, 1, 1], [2, 1, 3]]
+    assert batch["relevant"].tolist() == [[0, 1, 1], [2, 3, 1]]
     (batch,) = data.test_dataloader()  # user 1 has neither train nor valid items
     assert {key: value.tolist() for key, value in batch.items()} == {
         "user": [1],
