@@ -17,8 +17,8 @@ def test_the_wheel_holds_the_three_packages_and_no_other_top_level_name(tmp_path
         names = archive.namelist()
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == {"llmhd_pl"}
-    for package in ("", "backbones/", "callbacks/", "datamodules/"):
+    for package in ("", "backbones/", "callbacks/", "datamodules/", "llm/"):
         assert f"llmhd_pl/{package}__init__.py" in names
-    assert "llmhd_pl/py.typed" in names
+    assert {"llmhd_pl/py.typed", "llmhd_pl/llm/templates/books.toml"} <= set(names)
     modules = {path.name for folder in ("callbacks", "datamodules") for path in (REPOSITORY / folder).glob("*.py")}
     assert modules <= {name.rpartition("/")[2] for name in names}

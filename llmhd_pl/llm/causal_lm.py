@@ -1,0 +1,237 @@
+"""A Hugging Face causal language model that rates and writes: the hot path of ``QuantizedLLM``."""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+SCORES = range(1, 11)
+_CONTENT = "\ue000"  # a private-use character: no chat template and no item text has it
+
+
+def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[list[int]]]:
+    """Tokens that every answer ``<s>N</s>`` begins with, and the shortest continuation that tells each N apart.
+
+    Where "10" is one token, each continuation is one token. Where it is two, "1" and "10" both begin with the token of
+    "1", and "1" is told apart by the token after it.
+
+    Args:
+        encode: text to token ids, without special tokens.
+
+    Raises:
+        ValueError: the tokenizer gives two answers the same tokens, or branches in a way that one pass cannot follow.
+    """
+    encoded = [encode(f"<s>{number}</s>") for number in SCORES]
+    common = 0
+    while common < min(map(len, encoded)) and len({ids[common] for ids in encoded}) == 1:
+        common += 1
+    rests = [ids[common:] for ids in encoded]
+    paths = []
+    for ids in rests:
+        length = next((n for n in range(1, len(ids) + 1) if sum(other[:n] == ids[:n] for other in rests) == 1), None)
+        if length is None:
+            raise ValueError("The tokenizer gives two of the answers 1 to 10 the same tokens. Use scoring='generate'.")
+        paths.append(ids[:length])
+    chain = _branches(paths)
+    if any(longer[: len(shorter)] != shorter for shorter, longer in pairwise(chain)):
+        raise ValueError("The answers 1 to 10 branch in several places in this tokenizer. Use scoring='generate'.")
+    return encoded[0][:common], paths
+
+
+def _branches(paths: list[list[int]]) -> list[list[int]]:
+    """The beginnings of the answers after which more than one token can follow, or must be read: shortest first."""
+    return [list(node) for node in sorted({tuple(path[:n]) for path in paths for n in range(len(path))}, key=len)]
+
+
+def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
+    """The mean of 1 to 10 under the model's probabilities of the ten answers, and nothing but them.
+
+    Args:
+        logits: [rows, branches, vocabulary], after each branch of ``answer_paths``.
+        paths: the second result of ``answer_paths``.
+
+    Returns:
+        float32 [rows], 1 to 10.
+    """
+    log_probabilities = torch.zeros(len(logits), len(paths), device=logits.device)
+    for position, node in enumerate(_branches(paths)):
+        below = [number for number, path in enumerate(paths) if path[: len(node)] == node]
+        children = sorted({paths[number][len(node)] for number in below})
+        step = logits[:, position, children].float().log_softmax(dim=1)
+        for number in below:
+            log_probabilities[:, number] += step[:, children.index(paths[number][len(node)])]
+    values = torch.tensor(list(SCORES), dtype=torch.float32, device=logits.device)
+    return log_probabilities.exp() @ values
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What the model wrote for one prompt, and what it cost in tokens."""
+
+    index: int
+    text: str
+    prompt_tokens: int
+    answer_tokens: int
+
+
+class CausalLM:
+    """Rates pairs with the user's part of the prompt computed once, and completes prompts in batches.
+
+    Args:
+        model: a causal language model in eval mode.
+        tokenizer: its tokenizer. Its chat template is used when it has one, with thinking switched off.
+        batch_tokens: tokens of a batch, padding and the cached prefix of every row included. It halves itself when
+            the device runs out of memory, and stays halved.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
+        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
+        if tokenizer.chat_template:
+            chat = [{"role": "user", "content": _CONTENT}]
+            rendered = tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            before, _, after = rendered.partition(_CONTENT)
+            self._before, self._after = (tokenizer.encode(part, add_special_tokens=False) for part in (before, after))
+        else:
+            first = tokenizer.bos_token_id
+            self._before, self._after = ([] if first is None else [first]), []
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text: what looks like a special token in it, such as ``<s>``, is read as text."""
+        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        return ids
+
+    @torch.inference_mode()
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], int]]:
+        """Expected scores, a group of prompts with the same beginning at a time.
+
+        Args:
+            groups: the common beginning, and the endings.
+
+        Yields:
+            The number of the group, the scores of its endings in their order, and the tokens that were computed.
+        """
+        forced, paths = answer_paths(self.encode)
+        branches = _branches(paths)
+        tail = [*self._after, *forced, *branches[-1]]
+        for index, (beginning, endings) in enumerate(groups):
+            prefix = [*self._before, *self.encode(beginning)]
+            suffixes = [[*self.encode(ending), *tail] for ending in endings]
+            cache = self._read(prefix)
+            order = sorted(range(len(suffixes)), key=lambda row: len(suffixes[row]))
+            scores = [float("nan")] * len(suffixes)
+            done = 0
+            while done < len(order):
+                # Sorted by length, so the last row of a batch is its longest.
+                size = 1
+                while done + size < len(order) and self._fits(size + 1, len(prefix), len(suffixes[order[done + size]])):
+                    size += 1
+                rows = order[done : done + size]
+                try:
+                    logits = self._continue(cache, len(prefix), [suffixes[row] for row in rows], len(branches))
+                except torch.OutOfMemoryError:
+                    if size == 1:
+                        raise
+                    self.batch_tokens = max(1, self.batch_tokens // 2)
+                    torch.cuda.empty_cache()
+                    continue
+                for row, score in zip(rows, expected_score(logits, paths).tolist(), strict=True):
+                    scores[row] = score
+                done += size
+            yield index, scores, len(prefix) + sum(len(suffix) for suffix in suffixes)
+
+    def _fits(self, rows: int, prefix: int, suffix: int) -> bool:
+        return rows * (prefix + suffix) <= self.batch_tokens
+
+    def _read(self, prefix: list[int]) -> Any:
+        """The key-value cache of the prefix: one row."""
+        from transformers import DynamicCache
+
+        cache = DynamicCache(config=self.model.config)
+        if prefix:
+            ids = torch.tensor([prefix], device=self.model.device)
+            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        return cache
+
+    def _continue(self, cache: Any, prefix: int, suffixes: list[list[int]], positions: int) -> Tensor:
+        """Logits of the last ``positions`` tokens of each suffix: [rows, positions, vocabulary].
+
+        Padding stands between prefix and suffix and is masked, so that the last tokens of all rows line up.
+        """
+        width = max(len(suffix) for suffix in suffixes)
+        ids = torch.zeros(len(suffixes), width, dtype=torch.int64)
+        mask = torch.ones(len(suffixes), prefix + width, dtype=torch.int64)
+        place = torch.zeros(len(suffixes), width, dtype=torch.int64)
+        for row, suffix in enumerate(suffixes):
+            padding = width - len(suffix)
+            ids[row, padding:] = torch.tensor(suffix)
+            mask[row, prefix : prefix + padding] = 0
+            place[row, padding:] = torch.arange(prefix, prefix + len(suffix))
+        rows_cache = copy.deepcopy(cache)
+        if prefix:
+            rows_cache.batch_repeat_interleave(len(suffixes))
+        device = self.model.device
+        logits: Tensor = self.model(
+            input_ids=ids.to(device),
+            attention_mask=mask.to(device),
+            position_ids=place.to(device),
+            past_key_values=rows_cache,
+            use_cache=True,
+            logits_to_keep=positions,
+        ).logits
+        return logits
+
+    @torch.inference_mode()
+    def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterator[Completion]:
+        """Greedy completions, longest prompts first, so that a batch that does not fit is met at the start.
+
+        Args:
+            prompts: any number of prompts.
+            max_new_tokens: longest answer, in tokens.
+
+        Yields:
+            One completion per prompt, as its batch ends.
+        """
+        encoded = [[*self._before, *self.encode(prompt), *self._after] for prompt in prompts]
+        order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
+        padding = self.tokenizer.pad_token_id
+        padding = self.tokenizer.eos_token_id if padding is None else padding
+        end = self.model.generation_config.eos_token_id
+        ends = {padding, *(end if isinstance(end, list) else [end])}
+        done = 0
+        while done < len(order):
+            longest = len(encoded[order[done]]) + max_new_tokens
+            size = max(1, min(len(order) - done, self.batch_tokens // longest))
+            rows = order[done : done + size]
+            width = len(encoded[rows[0]])
+            ids = torch.full((size, width), 0 if padding is None else padding)
+            mask = torch.zeros(size, width, dtype=torch.int64)
+            for place, row in enumerate(rows):
+                ids[place, width - len(encoded[row]) :] = torch.tensor(encoded[row])
+                mask[place, width - len(encoded[row]) :] = 1
+            device = self.model.device
+            try:
+                out = self.model.generate(
+                    input_ids=ids.to(device),
+                    attention_mask=mask.to(device),
+                    max_new_tokens=max_new_tokens,
+                    do_sample=False,
+                    pad_token_id=padding,
+                )[:, width:]
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise
+                self.batch_tokens = max(1, self.batch_tokens // 2)
+                torch.cuda.empty_cache()
+                continue
+            for row, answer in zip(rows, out.tolist(), strict=True):
+                length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+                # Special tokens stay: in some tokenizers <s>, the tag that the score is asked in, is one.
+                text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
+                yield Completion(row, text, len(encoded[row]), length)
+            done += size

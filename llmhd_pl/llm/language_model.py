@@ -1,0 +1,287 @@
+"""What all language models share: rendering, cache, budget, parsing. Backends only rate and write."""
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from torch import Tensor
+
+from llmhd_pl.llm.accounting import Budget, Usage
+from llmhd_pl.llm.cache import Answer, AnswerCache
+from llmhd_pl.llm.prompts import (
+    NO_TEXT,
+    T_FN,
+    T_FP,
+    T_SCORE,
+    T_SUM,
+    Prompts,
+    item_profile,
+    parse_profile,
+    parse_score,
+    parse_summary,
+    sample_history,
+)
+
+Scoring = Literal["expected", "generate"]
+_WRITTEN = 256  # tokens of the longest summary: 100 words in a language that needs 2.5 tokens for one
+_RATED = 12  # tokens of the longest generated score
+_CHUNK = 32  # prompts that are written to the cache together
+
+
+class LanguageModelScorer(ABC):
+    """A ``Scorer`` whose preferences are texts that a language model writes and judges by.
+
+    Args:
+        prompts: the domain, or the path of a TOML file: see ``Prompts.load``.
+        scoring: "expected": the mean of 1 to 10 under the model's probabilities of the ten answers; "generate": the
+            model writes ``<s>N</s>``, as in the paper.
+        cache: the SQLite file that keeps the answers; None keeps none.
+        replay: answer from the cache alone.
+        max_tokens: hard budget of prompt and answer tokens; None is no limit.
+        item_tokens: longest profile of an item.
+        history_tokens: longest history that a preference is summarised from; longer ones are sampled.
+        seed: seed of that sampling.
+
+    Raises:
+        ValueError: ``replay`` without ``cache``, or an unknown ``scoring``.
+    """
+
+    def __init__(
+        self,
+        prompts: str = "neutral",
+        scoring: Scoring = "expected",
+        cache: str | None = None,
+        replay: bool = False,
+        max_tokens: int | None = None,
+        item_tokens: int = 64,
+        history_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        if scoring not in ("expected", "generate"):
+            raise ValueError(f"scoring is {scoring!r}; it must be 'expected' or 'generate'.")
+        if replay and cache is None:
+            raise ValueError("replay answers from a cache, and there is none. Give the path of the cache.")
+        self.prompts = Prompts.load(prompts)
+        self.scoring: Scoring = scoring
+        self.cache = None if cache is None else AnswerCache(Path(cache), replay)
+        self.usage = Usage()
+        self.budget = Budget(self.usage, max_tokens)
+        self.item_tokens, self.history_tokens, self.seed = item_tokens, history_tokens, seed
+        self._profiles: list[str] | None = None
+
+    @property
+    @abstractmethod
+    def model_fingerprint(self) -> dict[str, str]:
+        """What decides the model's answers: its name, revision and quantisation."""
+
+    @abstractmethod
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text."""
+
+    @abstractmethod
+    def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+        """Number of the prompt, its completion (None: no answer), prompt tokens, answer tokens; in any order."""
+
+    @abstractmethod
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
+        """Number of the group, an expected score per ending (None: no answer), tokens of all its whole prompts."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Model, revision, quantisation, the prompts' hash and the decoding, as JSON."""
+        parts = self.model_fingerprint | {"prompts": self.prompts.hash, "scoring": self.scoring}
+        return json.dumps(parts, sort_keys=True)
+
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        """Write the items' profiles; a language model learns nothing from the training pairs.
+
+        Args:
+            items: the text fields of every item.
+            pairs: training interactions, int64 [n, 2]; not used.
+        """
+        self._profiles = [item_profile(fields, self.item_tokens, self.count_tokens) for fields in items]
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, str]:
+        """Ask for every user's preference (T_sum).
+
+        Args:
+            histories: the items of each user; those without text are left out.
+
+        Returns:
+            The preference by user; users without an answer, or without any item with text, are left out.
+        """
+        prompts = {}
+        for user, items in histories.items():
+            profiles = self._described(items)
+            if profiles:
+                kept = sample_history(profiles, self.history_tokens, self.seed, user, self.count_tokens)
+                prompts[user] = self.prompts.summarize(kept)
+        return self._write(T_SUM, prompts, parse_summary)
+
+    def revise(
+        self,
+        preferences: Mapping[int, str],
+        disliked: Mapping[int, Sequence[int]],
+        liked: Mapping[int, Sequence[int]],
+    ) -> dict[int, str]:
+        """Ask for new preferences: without what disliked items show (T_FP), then with what liked ones do (T_FN).
+
+        Args:
+            preferences: the current ones, by user.
+            disliked: items that a user turned out not to be interested in.
+            liked: items that a user turned out to be interested in.
+
+        Returns:
+            All preferences, the revised ones among them; one whose question is not answered stays as it was.
+        """
+        revised = dict(preferences)
+        for template, items_of, is_liked in ((T_FP, disliked, False), (T_FN, liked, True)):
+            prompts = {}
+            for user, items in items_of.items():
+                profiles = self._described(items)
+                if user in revised and profiles:
+                    kept = sample_history(profiles, self.history_tokens, self.seed, user, self.count_tokens)
+                    prompts[user] = self.prompts.revise(revised[user], kept, is_liked)
+            revised |= self._write(template, prompts, parse_profile)
+        return revised
+
+    def score(self, preferences: Mapping[int, str], pairs: Tensor) -> Tensor:
+        """Rate items for users (T_score); each pair is asked once, and a user's part of the prompt computed once.
+
+        Args:
+            preferences: by user.
+            pairs: (user, item), int64 [n, 2].
+
+        Returns:
+            float32 [n], 1 to 10; NaN where there is no answer, no preference or no text about the item.
+        """
+        profiles = self._all_profiles()
+        unique, place = torch.unique(pairs, dim=0, return_inverse=True)
+        askable = [(u, i) for u, i in unique.tolist() if u in preferences and profiles[i] != NO_TEXT]
+        groups = []
+        for user, members in groupby(askable, key=lambda pair: pair[0]):
+            endings = dict.fromkeys(self.prompts.score_suffix(profiles[item]) for _, item in members)
+            groups.append((self.prompts.score_prefix(preferences[user]), list(endings)))
+        answers = self._rate(groups) if self.scoring == "expected" else self._generate_scores(groups)
+        scores = torch.full((len(unique),), torch.nan)
+        for row, (user, item) in enumerate(unique.tolist()):
+            if user in preferences and profiles[item] != NO_TEXT:
+                prompt = self.prompts.score_prefix(preferences[user]) + self.prompts.score_suffix(profiles[item])
+                scores[row] = answers.get(prompt, torch.nan)
+        return scores[place]
+
+    def _rate(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
+        prompts = [beginning + ending for beginning, endings in groups for ending in endings]
+        found = {prompt: float(answer) for prompt, answer in self._known(T_SCORE, prompts).items()}
+        open_groups = []
+        for beginning, endings in groups:
+            missing = [ending for ending in endings if beginning + ending not in found]
+            if missing:
+                open_groups.append((beginning, missing))
+        with _progress("pairs", sum(len(endings) for _, endings in open_groups)) as advance:
+            for start in range(0, len(open_groups), _CHUNK):
+                chunk = open_groups[start : start + _CHUNK]
+                size = sum(len(endings) for _, endings in chunk)
+                cost = sum(
+                    len(endings) * self.count_tokens(beginning) + sum(self.count_tokens(ending) for ending in endings)
+                    for beginning, endings in chunk
+                )
+                if not self.budget.admits(T_SCORE, size, cost + size):
+                    advance(size)
+                    continue
+                for number, scores, tokens in self.rate(chunk):
+                    beginning, endings = chunk[number]
+                    valid = {
+                        beginning + ending: score
+                        for ending, score in zip(endings, scores, strict=True)
+                        if score is not None
+                    }
+                    each = tokens // len(endings)
+                    self._keep(T_SCORE, [Answer(prompt, repr(score), each, 0) for prompt, score in valid.items()])
+                    missed = len(endings) - len(valid)
+                    self.usage.add(T_SCORE, calls=len(endings), prompt_tokens=tokens, unanswered=missed)
+                    found |= valid
+                    advance(len(endings))
+        return found
+
+    def _generate_scores(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
+        prompts = [beginning + ending for beginning, endings in groups for ending in endings]
+        answers = self._ask(T_SCORE, prompts, lambda answer: parse_score(answer) is not None, _RATED)
+        scores = {prompt: parse_score(answer) for prompt, answer in answers.items()}
+        return {prompt: float(score) for prompt, score in scores.items() if score is not None}
+
+    def _write(self, template: str, prompts: Mapping[int, str], parse: Callable[[str], str | None]) -> dict[int, str]:
+        answers = self._ask(template, list(prompts.values()), lambda answer: parse(answer) is not None, _WRITTEN)
+        texts = {user: parse(answers[prompt]) for user, prompt in prompts.items() if prompt in answers}
+        return {user: text for user, text in texts.items() if text is not None}
+
+    def _ask(
+        self, template: str, prompts: Sequence[str], valid: Callable[[str], bool], max_new_tokens: int
+    ) -> dict[str, str]:
+        """The valid answers by prompt, from the cache or the model; what is invalid is counted and not kept."""
+        prompts = list(dict.fromkeys(prompts))
+        found = self._known(template, prompts)
+        missing = sorted((prompt for prompt in prompts if prompt not in found), key=len, reverse=True)
+        with _progress(template, len(missing)) as advance:
+            for start in range(0, len(missing), _CHUNK):
+                chunk = missing[start : start + _CHUNK]
+                cost = sum(self.count_tokens(prompt) for prompt in chunk) + len(chunk) * max_new_tokens
+                if not self.budget.admits(template, len(chunk), cost):
+                    advance(len(chunk))
+                    continue
+                answers, asked, written = [], 0, 0
+                for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
+                    asked, written = asked + prompt_tokens, written + answer_tokens
+                    if text is not None and valid(text):
+                        answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
+                self._keep(template, answers)
+                found |= {answer.prompt: answer.answer for answer in answers}
+                unanswered = len(chunk) - len(answers)
+                self.usage.add(template, len(chunk), 0, asked, written, unanswered)
+                advance(len(chunk))
+        return found
+
+    def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
+        found = {} if self.cache is None else self.cache.get(self.fingerprint, prompts)
+        if found:
+            self.usage.add(template, cache_hits=len(found))
+        return found
+
+    def _keep(self, template: str, answers: list[Answer]) -> None:
+        if self.cache is not None and answers:
+            self.cache.put(self.fingerprint, template, answers)
+
+    def _all_profiles(self) -> list[str]:
+        if self._profiles is None:
+            raise RuntimeError("The scorer knows no items yet. Call prepare(items, pairs) first.")
+        return self._profiles
+
+    def _described(self, items: Iterable[int]) -> list[str]:
+        profiles = self._all_profiles()
+        return [profiles[item] for item in items if profiles[item] != NO_TEXT]
+
+
+class _progress:  # noqa: N801 -- used like a function
+    """A bar with the speed and the time left, which disappears when it is done; none where there is nothing to do."""
+
+    def __init__(self, what: str, total: int) -> None:
+        self._bar: Any = None
+        if total:
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+            self._bar = Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), transient=True)
+            self._task = self._bar.add_task(f"asking the language model: {what}", total=total)
+
+    def __enter__(self) -> Callable[[int], None]:
+        if self._bar is None:
+            return lambda steps: None
+        self._bar.start()
+        return lambda steps: self._bar.advance(self._task, steps)
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()

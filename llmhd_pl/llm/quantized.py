@@ -1,0 +1,118 @@
+"""QuantizedLLM: any Hugging Face causal language model, in 4 or 8 bit, on CUDA and on CPU."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from llmhd_pl.llm.causal_lm import CausalLM
+from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
+
+Quantization = Literal["nf4", "int8", "none"]
+
+
+class QuantizedLLM(LanguageModelScorer):
+    """A causal language model from the hub or a folder, quantised by bitsandbytes when it is loaded.
+
+    The model is loaded when it is first asked: a run that the cache answers never loads it. Hold the scorer in a
+    callback, not in a LightningModule: a quantised model must be neither moved nor cast.
+
+    Args:
+        model: hub id or folder.
+        revision: branch, tag or commit of the hub.
+        quantization: "nf4" (4 bit, double quantisation), "int8", or "none" (bfloat16).
+        device: where it runs; None is CUDA where there is one, otherwise the CPU.
+        batch_tokens: tokens of a batch; it halves itself when the device runs out of memory.
+        prompts: see ``LanguageModelScorer``, as for all that follow.
+        scoring: "expected" or "generate".
+        cache: file of the answers.
+        replay: answer from the cache alone.
+        max_tokens: hard budget of tokens.
+        item_tokens: longest profile of an item.
+        history_tokens: longest history that is summarised.
+        seed: seed of the sampling of longer histories.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        revision: str = "main",
+        quantization: Quantization = "nf4",
+        device: str | None = None,
+        batch_tokens: int = 16384,
+        prompts: str = "neutral",
+        scoring: Scoring = "expected",
+        cache: str | None = None,
+        replay: bool = False,
+        max_tokens: int | None = None,
+        item_tokens: int = 64,
+        history_tokens: int = 1024,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed)
+        if quantization not in ("nf4", "int8", "none"):
+            raise ValueError(f"quantization is {quantization!r}; it must be 'nf4', 'int8' or 'none'.")
+        self.model, self.revision, self.device = model, revision, device
+        self.quantization: Quantization = quantization
+        self.batch_tokens = batch_tokens
+
+    @property
+    def model_fingerprint(self) -> dict[str, str]:
+        """Name, revision and quantisation; of a folder the hash of its weights stands for the revision."""
+        parts = {"model": self.model, "revision": self.revision, "quantization": self.quantization}
+        if Path(self.model).is_dir():
+            weights = sorted(Path(self.model).glob("*.safetensors"))
+            parts["revision"] = " ".join(f"{file.name}:{_digest(file)}" for file in weights)
+        return parts
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text in the model's tokenizer."""
+        return len(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+        """Greedy completions."""
+        for done in self._causal_lm.complete(prompts, max_new_tokens):
+            yield done.index, done.text, done.prompt_tokens, done.answer_tokens
+
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
+        """Expected scores, with the beginning of a group computed once."""
+        for index, scores, tokens in self._causal_lm.rate(groups):
+            yield index, list(scores), tokens
+
+    @cached_property
+    def _tokenizer(self) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+
+    @cached_property
+    def _causal_lm(self) -> CausalLM:
+        import torch
+        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        options: dict[Quantization, dict[str, Any]] = {
+            "nf4": {
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_use_double_quant": True,
+                "bnb_4bit_compute_dtype": torch.bfloat16,
+            },
+            "int8": {"load_in_8bit": True},
+        }
+        quantized = options.get(self.quantization)
+        model = AutoModelForCausalLM.from_pretrained(
+            self.model,
+            revision=self.revision,
+            dtype=torch.bfloat16,
+            device_map={"": device},
+            quantization_config=None if quantized is None else BitsAndBytesConfig(**quantized),
+        ).eval()
+        return CausalLM(model, self._tokenizer, self.batch_tokens)
+
+
+def _digest(path: Path) -> str:
+    import hashlib
+
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

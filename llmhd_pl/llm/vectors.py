@@ -1,0 +1,254 @@
+"""VectorScorer: judges an item by its similarity to the mean of the user's other items."""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import numpy as np
+import scipy.sparse as sp
+import torch
+from scipy.optimize import minimize
+from scipy.special import expit
+from torch import Tensor
+
+from llmhd_pl.llm.prompts import NO_TEXT, item_profile
+from llmhd_pl.llm.scorer import Preference
+
+Vectors = np.ndarray | sp.csr_array
+_CHUNK = 16384  # pairs at once: 25 MB at 384 float32 numbers each
+
+
+class VectorScorer(ABC):
+    """A ``Scorer`` whose preferences are lists of items; children say how texts become vectors.
+
+    The similarity of a user and an item is the cosine between the mean of the vectors in the user's preference, *the
+    judged item left out*, and the item's vector: a preference that holds the judged item would flatter it. A logistic
+    curve, fitted on observed against random pairs (one for one), turns it into a probability p, and the score is
+    ``1 + 9 p``: 5.5 says "as likely observed as drawn at random". A user without other items and an item without text
+    get NaN.
+
+    Args:
+        seed: of the random pairs and of whatever a child draws.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    @property
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Who answers; see ``Scorer``."""
+
+    @abstractmethod
+    def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+        """Turn the items into vectors.
+
+        Args:
+            texts: of every item that has one.
+            pairs: int64 [n, 2], the training interactions, with items numbered as ``texts``.
+
+        Returns:
+            [len(texts), d].
+        """
+
+    def _cosine(self, sums: Vectors, rows: np.ndarray, items: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Compare items with what is left of a sum without them. (A cosine does not tell a sum from the mean.)
+
+        Args:
+            sums: [users, d], the sum of the vectors in each preference.
+            rows: int64 [n], of ``sums``.
+            items: int64 [n], rows of the vectors.
+            inside: bool [n], whether the item is in the sum.
+
+        Returns:
+            float [n].
+        """
+        vectors = self._item_vectors
+        # With s the sum and v the vector: (s - v) v = s v - v v and |s - v|^2 = s s - 2 s v + v v. One product of n
+        # rows instead of three and a difference, which are what a sparse s - v costs.
+        sv = (sums[rows] * vectors[items]).sum(axis=1)
+        ss = (sums * sums).sum(axis=1)[rows]
+        vv = self._squares[items]
+        norms = np.sqrt(np.maximum(ss - inside * (2 * sv - vv), 0) * vv)
+        return np.asarray((sv - inside * vv) / np.maximum(norms, 1e-12))
+
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        """Make the vectors and fit the calibration.
+
+        Args:
+            items: text fields of each item.
+            pairs: int64 [n, 2], the noisy training interactions (user, item).
+
+        Raises:
+            ValueError: no item has text, a pair that names no item, or too few interactions to fit anything.
+        """
+        observed = pairs.cpu().numpy()
+        _check_range(observed[:, 1], len(items))
+        profiles = [item_profile(fields) for fields in items]
+        has_text = np.array([profile != NO_TEXT for profile in profiles], dtype=bool)
+        if not has_text.any():
+            raise ValueError(
+                f"None of the {len(items)} items has text, so there is nothing to judge by. Put an items.jsonl or an "
+                ".item file beside the interactions (docs/data.md)."
+            )
+        # Items without text do not exist for what follows: -1.
+        self._row = np.where(has_text, has_text.cumsum() - 1, -1)
+        observed = np.stack([observed[:, 0], self._row[observed[:, 1]]], axis=1)
+        observed = np.unique(observed[observed[:, 1] >= 0], axis=0)
+        self._item_vectors = self._vectors([profile for profile in profiles if profile != NO_TEXT], observed)
+        self._squares: np.ndarray = (self._item_vectors * self._item_vectors).sum(axis=1)
+        self._calibrate(observed)
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
+        """The preference of a user is the list of their items: nothing is computed yet.
+
+        Args:
+            histories: the items of each user.
+
+        Returns:
+            Their items, each once.
+        """
+        return {user: list(dict.fromkeys(items)) for user, items in histories.items()}
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        """Judge pairs.
+
+        Args:
+            preferences: items by user.
+            pairs: int64 [n, 2], (user, item).
+
+        Returns:
+            float32 [n], 1 to 10, on the device of ``pairs``; NaN for an item without text and for a user who has no
+            *other* item with text.
+
+        Raises:
+            ValueError: an item that does not exist.
+            TypeError: a preference that another scorer made.
+            RuntimeError: ``prepare`` was not called.
+        """
+        if not hasattr(self, "_curve"):
+            raise RuntimeError(f"Call {type(self).__name__}.prepare(items, pairs) before score().")
+        users, items = pairs.cpu().numpy().T
+        _check_range(items, len(self._row))
+        asked = np.unique(users).tolist()
+        histories = [_items_of(preferences, user) for user in asked]
+        sizes = np.fromiter(map(len, histories), np.int64, len(histories))
+        listed = np.fromiter(chain.from_iterable(histories), np.int64, int(sizes.sum()))
+        _check_range(listed, len(self._row))
+        history = np.stack([np.repeat(np.array(asked, dtype=np.int64), sizes), self._row[listed]], axis=1)
+        similarity = self._similarity(history[history[:, 1] >= 0], users, self._row[items])
+        intercept, slope = self._curve
+        return torch.from_numpy(1 + 9 * expit(intercept + slope * similarity)).float().to(pairs.device)
+
+    def revise(
+        self,
+        preferences: Mapping[int, Preference],
+        disliked: Mapping[int, Sequence[int]],
+        liked: Mapping[int, Sequence[int]],
+    ) -> dict[int, Preference]:
+        """Remove the disliked items, then add the liked ones.
+
+        Args:
+            preferences: items by user; not changed.
+            disliked: items to remove; one that is not there is passed over.
+            liked: items to add; one that is there already is passed over.
+
+        Returns:
+            The new preferences of the users in ``disliked`` or ``liked`` that had one.
+
+        Raises:
+            TypeError: a preference that another scorer made.
+        """
+        revised: dict[int, Preference] = {}
+        for user in (user for user in preferences if user in disliked or user in liked):
+            removed = set(disliked.get(user, ()))
+            kept = [item for item in _items_of(preferences, user) if item not in removed]
+            revised[user] = list(dict.fromkeys([*kept, *liked.get(user, ())]))
+        return revised
+
+    def _similarity(self, history: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Cosine of each pair, the judged item left out.
+
+        Args:
+            history: int64 [m, 2], (user, row of the vectors), what the preferences are made from.
+            users: int64 [n].
+            items: int64 [n], rows of the vectors; -1 for an item without text.
+
+        Returns:
+            float64 [n], NaN where there is no answer.
+        """
+        num_rows = self._item_vectors.shape[0]
+        asked, user_rows = np.unique(users, return_inverse=True)
+        place = np.searchsorted(asked, history[:, 0]).clip(max=len(asked) - 1)
+        of_asked = asked[place] == history[:, 0]
+        # Sorted, and no item twice.
+        keys = np.unique(place[of_asked] * num_rows + history[of_asked, 1])
+        membership = sp.csr_array(
+            (np.ones(len(keys), self._item_vectors.dtype), np.divmod(keys, num_rows)), (len(asked), num_rows)
+        )
+        inside = np.isin(user_rows * num_rows + items, keys) & (items >= 0)
+        others = np.diff(membership.indptr)[user_rows] - inside
+        similarity = np.full(len(users), np.nan)
+        # By user, so that a chunk needs the sums of few users only.
+        answerable = np.flatnonzero((others > 0) & (items >= 0))
+        answerable = answerable[user_rows[answerable].argsort(kind="stable")]
+        for start in range(0, len(answerable), _CHUNK):
+            chunk = answerable[start : start + _CHUNK]
+            first, last = user_rows[chunk[[0, -1]]]
+            sums = membership[first : last + 1] @ self._item_vectors
+            similarity[chunk] = self._cosine(sums, user_rows[chunk] - first, items[chunk], inside[chunk])
+        return similarity
+
+    def _calibrate(self, observed: np.ndarray) -> None:
+        """Fit ``p(observed | similarity) = expit(intercept + slope * similarity)`` with slope >= 0."""
+        rng = np.random.default_rng([self.seed, 0xCA11])
+        users, items = observed.T
+        num_rows = self._item_vectors.shape[0]
+        drawn = rng.integers(num_rows, size=len(users))
+        free = ~np.isin(users * num_rows + drawn, users * num_rows + items)
+        similarity = self._similarity(observed, np.r_[users, users[free]], np.r_[items, drawn[free]])
+        label = np.repeat([1.0, 0.0], [len(users), free.sum()])
+        answered = np.isfinite(similarity)
+        similarity, label = similarity[answered], label[answered]
+        if label.sum() < 2 or label.sum() > len(label) - 2:
+            raise ValueError(
+                f"Only {int(label.sum())} of {len(users)} training interactions with text can be judged, against "
+                f"{int(len(label) - label.sum())} random pairs: too few to fit a calibration on."
+            )
+        weight = np.where(label == 1, 0.5 / label.sum(), 0.5 / (1 - label).sum())
+        center, scale = similarity.mean(), max(similarity.std(), 1e-12)
+        standard = (similarity - center) / scale
+
+        def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
+            logit = parameters[0] + parameters[1] * standard
+            error = weight * (expit(logit) - label)
+            # The small penalty keeps the slope finite where the two groups do not overlap.
+            value = (weight * (np.logaddexp(0, logit) - label * logit)).sum() + 5e-4 * parameters[1] ** 2
+            return value, np.array([error.sum(), (error * standard).sum() + 1e-3 * parameters[1]])
+
+        fit = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(None, None), (0, None)])
+        intercept, slope = fit.x
+        if slope < 1e-3:
+            warnings.warn(
+                f"{type(self).__name__}: the text of the items does not tell observed from random pairs, so all scores "
+                "are about 5.5.",
+                stacklevel=3,
+            )
+        self._curve = (intercept - slope * center / scale, slope / scale)
+
+
+def _items_of(preferences: Mapping[int, Preference], user: int) -> list[int]:
+    items = preferences.get(user, [])
+    if isinstance(items, str):
+        raise TypeError(f"The preference of user {user} is a text; another scorer made it. Call summarize() again.")
+    return items
+
+
+def _check_range(items: np.ndarray, num_items: int) -> None:
+    outside = (items < 0) | (items >= num_items)
+    if outside.any():
+        raise ValueError(
+            f"Item {items[outside.argmax()]} does not exist: the items that were given are numbered 0 to "
+            f"{num_items - 1}."
+        )

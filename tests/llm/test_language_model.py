@@ -1,0 +1,144 @@
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from llmhd_pl.llm.cache import MissingAnswersError
+from llmhd_pl.llm.language_model import LanguageModelScorer
+
+ITEMS = [
+    {"title": "Otter"},
+    {"title": "Heron"},
+    {"title": "Wolf"},
+    {},  # no text
+]
+
+
+class Parrot(LanguageModelScorer):
+    """Summarises by listing the items it sees, rates by the length of the ending, and counts what it is asked."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.asked: list[str] = []
+        self.broken: set[str] = set()
+
+    @property
+    def model_fingerprint(self) -> dict[str, str]:
+        return {"model": "parrot"}
+
+    def count_tokens(self, text: str) -> int:
+        return len(text.split())
+
+    def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+        for number in reversed(range(len(prompts))):  # any order
+            prompt = prompts[number]
+            self.asked.append(prompt)
+            names = " ".join(re.findall(r"Otter|Heron|Wolf", prompt))
+            tag = "s" if "<s>N</s>" in prompt else "summarization" if "<summarization>" in prompt else "profile"
+            text = "7" if tag == "s" else names
+            broken = any(word in prompt for word in self.broken)
+            yield number, "garbage" if broken else f"<{tag}>{text}</{tag}>", self.count_tokens(prompt), 3
+
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
+        for number, (beginning, endings) in enumerate(groups):
+            self.asked += [beginning + ending for ending in endings]
+            scores = [
+                None if any(word in ending for word in self.broken) else 1 + len(ending) / 1000 for ending in endings
+            ]
+            yield number, scores, sum(self.count_tokens(beginning + ending) for ending in endings)
+
+
+def parrot(**arguments: Any) -> Parrot:
+    scorer = Parrot(**arguments)
+    scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    return scorer
+
+
+def test_summaries_are_of_the_items_with_text() -> None:
+    scorer = parrot()
+    assert scorer.summarize({4: [0, 3, 2], 5: [3], 6: [1]}) == {4: "Otter Wolf", 6: "Heron"}
+    assert len(scorer.asked) == 2
+    assert scorer.usage.templates["T_sum"].calls == 2
+
+
+def test_revision_goes_first_through_the_disliked_then_through_the_liked() -> None:
+    scorer = parrot()
+    revised = scorer.revise({1: "Otter", 2: "Wolf"}, disliked={1: [1]}, liked={1: [2], 9: [0]})
+    assert revised == {1: "Otter Heron Wolf", 2: "Wolf"}  # user 9 has no preference to revise
+    assert "NOT" in scorer.asked[0] and "IS" in scorer.asked[1] and len(scorer.asked) == 2
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_each_pair_is_asked_once_and_comes_back_in_its_place(scoring: Any) -> None:
+    scorer = parrot(scoring=scoring)
+    pairs = torch.tensor([[1, 2], [0, 0], [1, 2], [1, 3], [7, 0], [0, 1]])
+    scores = scorer.score({0: "Otter", 1: "Wolf"}, pairs)
+    assert scores.isnan().tolist() == [False, False, False, True, True, False]  # no text; no preference
+    assert scores[0] == scores[2]
+    assert len(scorer.asked) == len(set(scorer.asked)) == 3
+    if scoring == "generate":
+        assert scores[0] == 7
+    else:
+        prompt = scorer.prompts.score_suffix("Heron")
+        assert scores[5] == pytest.approx(1 + len(prompt) / 1000)
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_nothing_is_asked_twice_also_by_the_next_process(tmp_path: Path, scoring: Any) -> None:
+    pairs = torch.tensor([[0, 0], [0, 1], [1, 2]])
+    preferences = {0: "Otter", 1: "Wolf"}
+    first = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring)
+    scores = first.score(preferences, pairs)
+    summaries = first.summarize({0: [0, 1]})
+    second = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring)
+    assert torch.equal(second.score(preferences, pairs), scores)
+    assert second.summarize({0: [0, 1]}) == summaries
+    assert second.asked == []
+    assert second.usage.templates["T_score"].cache_hits == 3 and second.usage.tokens == 0
+    replayed = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring, replay=True)
+    assert torch.equal(replayed.score(preferences, pairs), scores)
+    with pytest.raises(MissingAnswersError, match="1 of 1 prompts"):
+        replayed.score(preferences, torch.tensor([[1, 0]]))
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_no_answer_is_nan_counted_not_kept_and_asked_again(tmp_path: Path, scoring: Any) -> None:
+    scorer = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring)
+    scorer.broken = {"Heron"}
+    scores = scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]]))
+    assert scores.isnan().tolist() == [True, False]
+    assert scorer.usage.templates["T_score"].unanswered == 1
+    assert scorer.summarize({0: [1]}) == {}
+    assert scorer.revise({0: "Otter"}, {0: [1]}, {}) == {0: "Otter"}  # stays as it was
+    scorer.broken = set()
+    assert not scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().any()
+    assert scorer.summarize({0: [1]}) == {0: "Heron"}
+
+
+def test_the_budget_ends_the_asking_and_what_is_cached_still_counts(tmp_path: Path) -> None:
+    rich = parrot(cache=str(tmp_path / "answers.db"))
+    rich.score({0: "Otter"}, torch.tensor([[0, 1]]))
+    poor = parrot(cache=str(tmp_path / "answers.db"), max_tokens=10)
+    with pytest.warns(UserWarning, match="max_tokens=10"):
+        scores = poor.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]]))
+    assert scores.isnan().tolist() == [False, True] and poor.asked == []
+    assert poor.summarize({0: [0]}) == {}
+    assert {name: count.unanswered for name, count in poor.usage.templates.items()} == {"T_score": 1, "T_sum": 1}
+
+
+def test_other_prompts_or_scoring_are_other_questions(tmp_path: Path) -> None:
+    fingerprints = {parrot(prompts=prompts, scoring=scoring).fingerprint  # type: ignore[arg-type]
+                    for prompts in ("books", "neutral") for scoring in ("expected", "generate")}  # fmt: skip
+    assert len(fingerprints) == 4
+
+
+def test_wrong_use_is_named() -> None:
+    with pytest.raises(ValueError, match="replay"):
+        Parrot(replay=True)
+    with pytest.raises(ValueError, match="scoring"):
+        Parrot(scoring="guess")
+    with pytest.raises(RuntimeError, match="prepare"):
+        Parrot().summarize({0: [0]})

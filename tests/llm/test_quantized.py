@@ -1,0 +1,72 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_causal_lm import make_model, make_tokenizer
+
+from llmhd_pl.llm.quantized import QuantizedLLM
+
+ITEMS = [{"title": "The Otter"}, {"title": "The Heron"}, {"title": "A book about wolves"}]
+PAIRS = torch.tensor([[0, 0], [0, 1], [1, 2], [0, 2]])
+PREFERENCES = {0: "rivers and what lives in them", 1: "wolves"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random model of the smallest shape that 4 bit allows, saved as the hub would have it."""
+    folder = tmp_path_factory.mktemp("model")
+    tokenizer = make_tokenizer(one_token_ten=True, chat=True)
+    tokenizer.save_pretrained(folder)
+    make_model(tokenizer).save_pretrained(folder)
+    return folder
+
+
+def scorer(folder: Path, **arguments: Any) -> QuantizedLLM:
+    made = QuantizedLLM(str(folder), device="cpu", prompts="books", **arguments)
+    made.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    return made
+
+
+def test_four_bit_rates_nearly_like_bfloat16_and_is_really_four_bit(folder: Path) -> None:
+    four, full = (scorer(folder, quantization=quantization) for quantization in ("nf4", "none"))
+    scores = [each.score(PREFERENCES, PAIRS) for each in (four, full)]
+    assert all((each >= 1).all() and (each <= 10).all() for each in scores)
+    assert not torch.equal(scores[0], scores[1])
+    assert (scores[0] - scores[1]).abs().max() < 2
+    kinds = {type(module).__name__ for module in four._causal_lm.model.modules()}
+    assert "Linear4bit" in kinds
+    assert four.usage.templates["T_score"].calls == 4
+
+
+def test_a_cached_run_never_loads_the_model(folder: Path, tmp_path: Path) -> None:
+    cache = str(tmp_path / "answers.db")
+    expected = scorer(folder, cache=cache).score(PREFERENCES, PAIRS)
+    again = scorer(folder, cache=cache)
+    assert torch.equal(again.score(PREFERENCES, PAIRS), expected)
+    assert "_causal_lm" not in vars(again)
+
+
+def test_garbage_is_no_answer(folder: Path) -> None:
+    """A random model writes neither tags nor scores: everything is counted, nothing invented."""
+    random = scorer(folder, quantization="none", scoring="generate")
+    assert random.score(PREFERENCES, PAIRS[:1]).isnan().all()
+    assert random.summarize({0: [0, 1]}) == {}
+    assert {name: count.unanswered for name, count in random.usage.templates.items()} == {"T_score": 1, "T_sum": 1}
+
+
+def test_the_fingerprint_tells_models_apart(folder: Path, tmp_path: Path) -> None:
+    tokenizer = make_tokenizer(one_token_ten=True, chat=True)
+    other = make_model(tokenizer)
+    other.model.embed_tokens.weight.data += 1
+    other.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    fingerprints = {scorer(folder).fingerprint, scorer(tmp_path).fingerprint}
+    fingerprints |= {scorer(folder, quantization=quantization).fingerprint for quantization in ("none", "int8")}
+    assert len(fingerprints) == 4
+    assert scorer(folder).fingerprint in fingerprints
+
+
+def test_an_unknown_quantization_is_named(folder: Path) -> None:
+    with pytest.raises(ValueError, match="int3"):
+        scorer(folder, quantization="int3")
