@@ -33,7 +33,7 @@ class EncoderScorer(VectorScorer):
     """A ``Scorer`` on embeddings of a sentence encoder.
 
     The mean embedding of the catalog is taken off first: what all items have in common ("a business in the US") says
-    nothing about taste, and hides what does (docs/judges.md).
+    nothing about taste, and hides what does (``benchmarks/judges.py`` measures judges).
 
     With ``align`` two small projections, of the preference and of the judged item, are learnt from the training
     interactions, noise included: each has one hidden layer, the item itself is left out of its user's mean, the other
