@@ -49,6 +49,11 @@ class Usage:
         """Tokens of prompts and answers, over all templates."""
         return sum(count.prompt_tokens + count.answer_tokens for count in self.templates.values())
 
+    @property
+    def calls(self) -> int:
+        """Prompts that were asked, over all templates."""
+        return sum(count.calls for count in self.templates.values())
+
     def add(
         self,
         template: str,

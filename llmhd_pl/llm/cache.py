@@ -1,7 +1,6 @@
 """AnswerCache: every answer of a language model, kept, so that none is paid for twice."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import sqlite3
@@ -65,6 +64,7 @@ class AnswerCache:
         FileNotFoundError: nothing to replay.
         ValueError: another program's SQLite file, or a file to replay that is corrupt. Without ``replay`` a corrupt
             file is renamed and a new one begun, with a warning.
+        RuntimeError: a system without POSIX file locks, such as Windows, and not ``replay``.
     """
 
     def __init__(self, path: str | Path, replay: bool = False) -> None:
@@ -81,6 +81,13 @@ class AnswerCache:
                     f"The answer cache {self.path} is corrupt ({error}); it cannot be replayed."
                 ) from error
             return
+        try:
+            import fcntl
+        except ImportError as error:
+            raise RuntimeError(
+                "The answer cache locks its file with fcntl, which this system (Windows?) lacks. Run it on Linux, "
+                "macOS or WSL, or without a cache; replaying a finished one needs no lock."
+            ) from error
         self.path.parent.mkdir(parents=True, exist_ok=True)
         # One process at a time: of two that find a corrupt file, the second must not set aside the first one's new one.
         with self.path.with_name(self.path.name + ".lock").open("w") as lock:

@@ -26,9 +26,7 @@ def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[li
         ValueError: the tokenizer gives two answers the same tokens, or branches in a way that one pass cannot follow.
     """
     encoded = [encode(f"<s>{number}</s>") for number in SCORES]
-    common = 0
-    while common < min(map(len, encoded)) and len({ids[common] for ids in encoded}) == 1:
-        common += 1
+    common = _common(encoded)
     rests = [ids[common:] for ids in encoded]
     paths = []
     for ids in rests:
@@ -40,6 +38,12 @@ def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[li
     if any(longer[: len(shorter)] != shorter for shorter, longer in pairwise(chain)):
         raise ValueError("The answers 1 to 10 branch in several places in this tokenizer. Use scoring='generate'.")
     return encoded[0][:common], paths
+
+
+def _common(sequences: list[list[int]]) -> int:
+    """The number of tokens that all sequences begin with."""
+    shortest = min(sequences, key=len)
+    return next((n for n, token in enumerate(shortest) if any(ids[n] != token for ids in sequences)), len(shortest))
 
 
 def _branches(paths: list[list[int]]) -> list[list[int]]:
@@ -89,7 +93,10 @@ class CausalLM:
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
+        from llmhd_pl.llm import shared_prefix  # imports transformers, which takes seconds
+
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
+        self._shares_prefix = shared_prefix.enable(model)
         if tokenizer.chat_template:
             chat = [{"role": "user", "content": _CONTENT}]
             rendered = tokenizer.apply_chat_template(
@@ -114,22 +121,32 @@ class CausalLM:
             groups: the common beginning, and the endings.
 
         Yields:
-            The number of the group, the scores of its endings in their order, and the tokens that were computed.
+            The number of the group, the scores of its endings in their order, and the tokens of all its whole prompts.
         """
+        if not groups:
+            return
         forced, paths = answer_paths(self.encode)
         branches = _branches(paths)
         tail = [*self._after, *forced, *branches[-1]]
-        for index, (beginning, endings) in enumerate(groups):
-            prefix = [*self._before, *self.encode(beginning)]
+        prefixes = [[*self._before, *self.encode(beginning)] for beginning, _ in groups]
+        common = _common(prefixes)  # role and scale, the same for all users
+        common_cache = self._read(prefixes[0][:common])
+        for index, (prefix, (_, endings)) in enumerate(zip(prefixes, groups, strict=True)):
             suffixes = [[*self.encode(ending), *tail] for ending in endings]
-            cache = self._read(prefix)
+            cache = self._read(prefix[common:], copy.deepcopy(common_cache))
+            # A window counts the padding between prefix and suffix too: no padding there.
+            padded = not any(getattr(layer, "is_sliding", False) for layer in cache.layers)
             order = sorted(range(len(suffixes)), key=lambda row: len(suffixes[row]))
             scores = [float("nan")] * len(suffixes)
             done = 0
             while done < len(order):
                 # Sorted by length, so the last row of a batch is its longest.
-                size = 1
-                while done + size < len(order) and self._fits(size + 1, len(prefix), len(suffixes[order[done + size]])):
+                size, shortest = 1, len(suffixes[order[done]])
+                while done + size < len(order):
+                    longest = len(suffixes[order[done + size]])
+                    fits = (size + 1) * (len(prefix) + longest) <= self.batch_tokens
+                    if not fits or (longest > shortest and not padded):
+                        break
                     size += 1
                 rows = order[done : done + size]
                 try:
@@ -143,19 +160,21 @@ class CausalLM:
                 for row, score in zip(rows, expected_score(logits, paths).tolist(), strict=True):
                     scores[row] = score
                 done += size
-            yield index, scores, len(prefix) + sum(len(suffix) for suffix in suffixes)
+            yield index, scores, len(prefix) * len(suffixes) + sum(len(suffix) for suffix in suffixes)
 
-    def _fits(self, rows: int, prefix: int, suffix: int) -> bool:
-        return rows * (prefix + suffix) <= self.batch_tokens
-
-    def _read(self, prefix: list[int]) -> Any:
-        """The key-value cache of the prefix: one row."""
+    def _read(self, ids: list[int], cache: Any = None) -> Any:
+        """The key-value cache of a prefix, one row, or of what a cache holds and the tokens after it."""
         from transformers import DynamicCache
 
-        cache = DynamicCache(config=self.model.config)
-        if prefix:
-            ids = torch.tensor([prefix], device=self.model.device)
-            self.model(input_ids=ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        if cache is None:
+            cache = DynamicCache(config=self.model.config)
+        if ids:
+            self.model(
+                input_ids=torch.tensor([ids], device=self.model.device),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+            )
         return cache
 
     def _continue(self, cache: Any, prefix: int, suffixes: list[list[int]], positions: int) -> Tensor:
@@ -163,6 +182,8 @@ class CausalLM:
 
         Padding stands between prefix and suffix and is masked, so that the last tokens of all rows line up.
         """
+        from llmhd_pl.llm.shared_prefix import SharedPrefix, shareable
+
         width = max(len(suffix) for suffix in suffixes)
         ids = torch.zeros(len(suffixes), width, dtype=torch.int64)
         mask = torch.ones(len(suffixes), prefix + width, dtype=torch.int64)
@@ -172,18 +193,24 @@ class CausalLM:
             ids[row, padding:] = torch.tensor(suffix)
             mask[row, prefix : prefix + padding] = 0
             place[row, padding:] = torch.arange(prefix, prefix + len(suffix))
+        device = self.model.device
+        inputs: dict[str, Any] = {
+            "input_ids": ids.to(device),
+            "position_ids": place.to(device),
+            "logits_to_keep": positions,
+        }
+        logits: Tensor
+        if self._shares_prefix and prefix and shareable(cache):
+            shared = SharedPrefix(cache)
+            own_mask = mask[:, prefix:].to(device)
+            logits = self.model(**inputs, attention_mask=own_mask, use_cache=False, shared_prefix=shared).logits
+            if shared.complete:
+                return logits
+            self._shares_prefix = False
         rows_cache = copy.deepcopy(cache)
         if prefix:
             rows_cache.batch_repeat_interleave(len(suffixes))
-        device = self.model.device
-        logits: Tensor = self.model(
-            input_ids=ids.to(device),
-            attention_mask=mask.to(device),
-            position_ids=place.to(device),
-            past_key_values=rows_cache,
-            use_cache=True,
-            logits_to_keep=positions,
-        ).logits
+        logits = self.model(**inputs, attention_mask=mask.to(device), past_key_values=rows_cache, use_cache=True).logits
         return logits
 
     @torch.inference_mode()

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
 _HIDDEN, _OUT = 128, 64
@@ -82,7 +82,7 @@ class EncoderScorer(VectorScorer):
         folder = Path(self.model)
         # A path says nothing about what lies there.
         name = f"files {_hash_folder(folder)}" if folder.is_dir() else f"{self.model}@{self.revision or 'newest'}"
-        return f"encoder 1 | {name} | {str(encoder_dtype()).removeprefix('torch.')}"
+        return f"encoder 1 | {name} | {str(fast_dtype()).removeprefix('torch.')}"
 
     def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
         embeddings = self._embeddings(texts)
@@ -203,16 +203,6 @@ def _scaled(vectors: Tensor) -> Tensor:
     return F.normalize(vectors, dim=1) * math.sqrt(vectors.shape[1])
 
 
-def encoder_dtype() -> torch.dtype:
-    """bfloat16 where the hardware multiplies it (cosine to float32 .9999); elsewhere it is emulated and slower."""
-    if torch.cuda.is_available():
-        native = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        cpu: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        native = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
-    return torch.bfloat16 if native else torch.float32
-
-
 def load_encoder(model: str, revision: str | None = None) -> Encode:
     """Load a sentence encoder.
 
@@ -232,7 +222,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encode:
     except ImportError as error:
         raise ImportError("EncoderScorer needs sentence-transformers: pip install 'llmhd-pl[encoder]'.") from error
     try:
-        encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": encoder_dtype()})
+        encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": fast_dtype()})
     except Exception as error:  # anything, from a missing folder to a proxy that answers nonsense
         raise OSError(
             f"The sentence encoder {model!r} could not be loaded ({error}). On a machine without a model hub, give the "

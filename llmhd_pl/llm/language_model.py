@@ -26,11 +26,11 @@ from llmhd_pl.llm.prompts import (
     parse_summary,
     sample_history,
 )
+from llmhd_pl.llm.scorer import Preference
 
 Scoring = Literal["expected", "generate"]
 _WRITTEN = 256  # tokens of the longest summary: 100 words in a language that needs 2.5 tokens for one
 _RATED = 12  # tokens of the longest generated score
-_CHUNK = 32  # prompts that are written to the cache together
 
 
 class LanguageModelScorer(ABC):
@@ -50,6 +50,9 @@ class LanguageModelScorer(ABC):
     Raises:
         ValueError: ``replay`` without ``cache``, or an unknown ``scoring``.
     """
+
+    chunk = 32
+    """Prompts, or users, that are asked about together and whose answers are written to the cache together."""
 
     def __init__(
         self,
@@ -106,7 +109,7 @@ class LanguageModelScorer(ABC):
         """
         self._profiles = [item_profile(fields, self.item_tokens, self.count_tokens) for fields in items]
 
-    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, str]:
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
         """Ask for every user's preference (T_sum).
 
         Args:
@@ -125,10 +128,10 @@ class LanguageModelScorer(ABC):
 
     def revise(
         self,
-        preferences: Mapping[int, str],
+        preferences: Mapping[int, Preference],
         disliked: Mapping[int, Sequence[int]],
         liked: Mapping[int, Sequence[int]],
-    ) -> dict[int, str]:
+    ) -> dict[int, Preference]:
         """Ask for new preferences: without what disliked items show (T_FP), then with what liked ones do (T_FN).
 
         Args:
@@ -137,20 +140,22 @@ class LanguageModelScorer(ABC):
             liked: items that a user turned out to be interested in.
 
         Returns:
-            All preferences, the revised ones among them; one whose question is not answered stays as it was.
+            The new preferences; users without one before, or without an answer, are left out. Who is asked both
+            questions and answered one gets what that one changes.
         """
-        revised = dict(preferences)
+        revised: dict[int, Preference] = {}
         for template, items_of, is_liked in ((T_FP, disliked, False), (T_FN, liked, True)):
             prompts = {}
             for user, items in items_of.items():
                 profiles = self._described(items)
-                if user in revised and profiles:
+                preference = revised.get(user, preferences.get(user))
+                if preference is not None and profiles:
                     kept = sample_history(profiles, self.history_tokens, self.seed, user, self.count_tokens)
-                    prompts[user] = self.prompts.revise(revised[user], kept, is_liked)
+                    prompts[user] = self.prompts.revise(_text(preference), kept, is_liked)
             revised |= self._write(template, prompts, parse_profile)
         return revised
 
-    def score(self, preferences: Mapping[int, str], pairs: Tensor) -> Tensor:
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
         """Rate items for users (T_score); each pair is asked once, and a user's part of the prompt computed once.
 
         Args:
@@ -166,12 +171,12 @@ class LanguageModelScorer(ABC):
         groups = []
         for user, members in groupby(askable, key=lambda pair: pair[0]):
             endings = dict.fromkeys(self.prompts.score_suffix(profiles[item]) for _, item in members)
-            groups.append((self.prompts.score_prefix(preferences[user]), list(endings)))
+            groups.append((self.prompts.score_prefix(_text(preferences[user])), list(endings)))
         answers = self._rate(groups) if self.scoring == "expected" else self._generate_scores(groups)
         scores = torch.full((len(unique),), torch.nan)
         for row, (user, item) in enumerate(unique.tolist()):
             if user in preferences and profiles[item] != NO_TEXT:
-                prompt = self.prompts.score_prefix(preferences[user]) + self.prompts.score_suffix(profiles[item])
+                prompt = self.prompts.score_prefix(_text(preferences[user])) + self.prompts.score_suffix(profiles[item])
                 scores[row] = answers.get(prompt, torch.nan)
         return scores[place]
 
@@ -184,8 +189,8 @@ class LanguageModelScorer(ABC):
             if missing:
                 open_groups.append((beginning, missing))
         with _progress("pairs", sum(len(endings) for _, endings in open_groups)) as advance:
-            for start in range(0, len(open_groups), _CHUNK):
-                chunk = open_groups[start : start + _CHUNK]
+            for start in range(0, len(open_groups), self.chunk):
+                chunk = open_groups[start : start + self.chunk]
                 size = sum(len(endings) for _, endings in chunk)
                 cost = sum(
                     len(endings) * self.count_tokens(beginning) + sum(self.count_tokens(ending) for ending in endings)
@@ -215,7 +220,9 @@ class LanguageModelScorer(ABC):
         scores = {prompt: parse_score(answer) for prompt, answer in answers.items()}
         return {prompt: float(score) for prompt, score in scores.items() if score is not None}
 
-    def _write(self, template: str, prompts: Mapping[int, str], parse: Callable[[str], str | None]) -> dict[int, str]:
+    def _write(
+        self, template: str, prompts: Mapping[int, str], parse: Callable[[str], str | None]
+    ) -> dict[int, Preference]:
         answers = self._ask(template, list(prompts.values()), lambda answer: parse(answer) is not None, _WRITTEN)
         texts = {user: parse(answers[prompt]) for user, prompt in prompts.items() if prompt in answers}
         return {user: text for user, text in texts.items() if text is not None}
@@ -228,8 +235,8 @@ class LanguageModelScorer(ABC):
         found = self._known(template, prompts)
         missing = sorted((prompt for prompt in prompts if prompt not in found), key=len, reverse=True)
         with _progress(template, len(missing)) as advance:
-            for start in range(0, len(missing), _CHUNK):
-                chunk = missing[start : start + _CHUNK]
+            for start in range(0, len(missing), self.chunk):
+                chunk = missing[start : start + self.chunk]
                 cost = sum(self.count_tokens(prompt) for prompt in chunk) + len(chunk) * max_new_tokens
                 if not self.budget.admits(template, len(chunk), cost):
                     advance(len(chunk))
@@ -237,8 +244,11 @@ class LanguageModelScorer(ABC):
                 answers, asked, written = [], 0, 0
                 for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
                     asked, written = asked + prompt_tokens, written + answer_tokens
-                    if text is not None and valid(text):
-                        answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
+                    if text is not None:
+                        # JSON can carry half a character (a lone surrogate), which no file can hold.
+                        text = text.encode(errors="replace").decode()
+                        if valid(text):
+                            answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
                 self._keep(template, answers)
                 found |= {answer.prompt: answer.answer for answer in answers}
                 unanswered = len(chunk) - len(answers)
@@ -285,3 +295,9 @@ class _progress:  # noqa: N801 -- used like a function
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _text(preference: Preference) -> str:
+    if not isinstance(preference, str):
+        raise TypeError("A preference is a list of items: another scorer made it. Call summarize() again.")
+    return preference

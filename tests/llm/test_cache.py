@@ -86,6 +86,16 @@ def test_more_prompts_than_sqlite_takes_in_one_query(path: Path) -> None:
     assert found.keys() == set(prompts[::2])
 
 
+def test_a_system_without_file_locks_can_replay_only(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with AnswerCache(path) as cache:
+        cache.put("model", "T_score", answers("a"))
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    with pytest.raises(RuntimeError, match="Linux, macOS or WSL"):
+        AnswerCache(path)
+    with AnswerCache(path, replay=True) as cache:
+        assert cache.get("model", ["a"]) == {"a": "<s>7</s>"}
+
+
 def test_another_programs_file_is_not_touched(tmp_path: Path) -> None:
     path = tmp_path / "photos.sqlite"
     with sqlite3.connect(path) as connection:

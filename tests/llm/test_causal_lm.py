@@ -4,7 +4,13 @@ from typing import Any
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from llmhd_pl.llm.causal_lm import CausalLM, answer_paths, expected_score
 
@@ -38,7 +44,7 @@ def make_tokenizer(one_token_ten: bool, chat: bool = False) -> PreTrainedTokeniz
     return fast
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCausalLM:
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -46,10 +52,11 @@ def make_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,
-        num_key_value_heads=2,
+        num_key_value_heads=options.pop("num_key_value_heads", 2),
         initializer_range=0.3,  # far from uniform, so that a wrong position or mask shows
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
+        **options,
     )
     return LlamaForCausalLM(config).eval()
 
@@ -111,17 +118,18 @@ def test_expected_score_by_hand_with_ten_as_two_tokens() -> None:
     assert expected_score(logits, paths).tolist() == pytest.approx([1 * 3 / 8 + 2 / 2 + 10 / 8])
 
 
-@pytest.mark.parametrize("one_token_ten", [True, False])
-@pytest.mark.parametrize("chat", [True, False])
-@pytest.mark.parametrize("batch_tokens", [60, 100_000])
-def test_shared_prefix_and_padding_change_nothing(one_token_ten: bool, chat: bool, batch_tokens: int) -> None:
-    tokenizer = make_tokenizer(one_token_ten, chat)
-    lm = CausalLM(make_model(tokenizer), tokenizer, batch_tokens)
-    groups = [
-        ("The otter likes rivers.\n", ["fish", "a long book about the otter | a: b", "x"]),
-        ("", ["nothing before", "it"]),
-        ("Somebody else:", ["fish"]),
-    ]
+GROUPS = [
+    ("The otter likes rivers.\n", ["fish", "a long book about the otter | a: b", "x"]),
+    ("", ["nothing before", "it"]),
+    ("The otter likes lakes.\n", ["fish"]),
+    ("The otter likes rivers.\n", ["fish too"]),
+]
+
+
+def check_rates(lm: CausalLM, groups: list[tuple[str, list[str]]]) -> None:
+    """Whole prompts by hand; the tokens count as if nothing were shared."""
+    forced, paths = answer_paths(lm.encode)
+    tail = len(forced) + max(map(len, paths)) - 1
     seen = []
     for index, scores, tokens in lm.rate(groups):
         beginning, endings = groups[index]
@@ -129,9 +137,69 @@ def test_shared_prefix_and_padding_change_nothing(one_token_ten: bool, chat: boo
             [*lm._before, *lm.encode(beginning), *lm.encode(ending), *lm._after] for ending in endings
         ]  # what is asked, in one piece
         assert scores == pytest.approx([by_hand(lm, ids) for ids in whole], abs=1e-4)
-        assert len(set(scores)) == len(scores) and tokens > 0
+        assert len(set(scores)) == len(scores)
+        assert tokens == sum(len(ids) + tail for ids in whole)
         seen.append(index)
-    assert seen == [0, 1, 2]
+    assert seen == list(range(len(groups)))
+
+
+@pytest.mark.parametrize("one_token_ten", [True, False])
+@pytest.mark.parametrize("chat", [True, False])
+@pytest.mark.parametrize("batch_tokens", [60, 100_000])
+def test_shared_prefix_and_padding_change_nothing(one_token_ten: bool, chat: bool, batch_tokens: int) -> None:
+    tokenizer = make_tokenizer(one_token_ten, chat)
+    lm = CausalLM(make_model(tokenizer), tokenizer, batch_tokens)
+    check_rates(lm, GROUPS)
+    check_rates(lm, GROUPS[::2])  # a common beginning of all groups
+    check_rates(lm, GROUPS[:1])
+    assert lm._shares_prefix
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_any_number_of_key_heads(heads: int) -> None:
+    tokenizer = make_tokenizer(True)
+    lm = CausalLM(make_model(tokenizer, num_key_value_heads=heads), tokenizer)
+    check_rates(lm, GROUPS)
+    assert lm._shares_prefix
+
+
+def test_elsewhere_each_row_has_the_prefix_of_its_own() -> None:
+    tokenizer = make_tokenizer(True)
+    lm = CausalLM(make_model(tokenizer, attn_implementation="eager"), tokenizer)
+    assert not lm._shares_prefix
+    check_rates(lm, GROUPS)
+
+
+def test_a_model_that_hands_nothing_down_to_its_attention_is_noticed() -> None:
+    tokenizer = make_tokenizer(True)
+    model = make_model(tokenizer)
+    lm = CausalLM(model, tokenizer)
+    forward = model.forward
+
+    def deaf(shared_prefix: Any = None, **arguments: Any) -> Any:
+        return forward(**arguments)
+
+    model.forward = deaf  # type: ignore[method-assign]
+    check_rates(lm, GROUPS)
+    assert not lm._shares_prefix
+
+
+def test_sliding_windows() -> None:
+    tokenizer = make_tokenizer(True)
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        sliding_window=8,  # shorter than prefix and endings
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    check_rates(CausalLM(MistralForCausalLM(config).eval(), tokenizer), GROUPS)
 
 
 def test_out_of_memory_halves_the_batch_and_goes_on() -> None:

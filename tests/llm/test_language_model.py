@@ -67,8 +67,38 @@ def test_summaries_are_of_the_items_with_text() -> None:
 def test_revision_goes_first_through_the_disliked_then_through_the_liked() -> None:
     scorer = parrot()
     revised = scorer.revise({1: "Otter", 2: "Wolf"}, disliked={1: [1]}, liked={1: [2], 9: [0]})
-    assert revised == {1: "Otter Heron Wolf", 2: "Wolf"}  # user 9 has no preference to revise
+    assert revised == {1: "Otter Heron Wolf"}  # user 2 was not asked about, user 9 has no preference to revise
     assert "NOT" in scorer.asked[0] and "IS" in scorer.asked[1] and len(scorer.asked) == 2
+
+
+def test_revision_keeps_the_part_that_was_answered() -> None:
+    preferences = {1: "Otter", 2: "Otter", 3: "Otter"}
+    before = dict(preferences)
+    scorer = parrot()
+    scorer.broken = {"Heron"}
+    # User 1: T_FN is not answered; user 2: T_FP is not; user 3: neither; user 4 has no item with text.
+    revised = scorer.revise(preferences, {1: [2], 2: [1], 3: [1]}, {1: [1], 2: [2], 3: [1], 4: [3]})
+    assert revised == {1: "Otter Wolf", 2: "Otter Wolf"} and preferences == before
+    # Users 2 and 3 share a prompt of T_FP, which is asked once.
+    counts = {name: (count.calls, count.unanswered) for name, count in scorer.usage.templates.items()}
+    assert counts == {"T_FP": (2, 1), "T_FN": (3, 2)}
+
+
+def test_half_a_character_costs_no_other_answer(tmp_path: Path) -> None:
+    class Torn(Parrot):
+        """Answers as an endpoint's JSON may read: with a lone surrogate."""
+
+        def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+            for number, text, read, written in super().complete(prompts, max_new_tokens):
+                assert text is not None
+                yield number, text.replace("Heron", "Heron\ud800").replace("7</s>", "7</s>\ud800"), read, written
+
+    scorer = Torn(cache=str(tmp_path / "answers.db"), scoring="generate")
+    scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    expected = {0: "Heron?", 1: "Otter"}
+    assert scorer.summarize({0: [1], 1: [0]}) == expected
+    assert parrot(cache=str(tmp_path / "answers.db"), scoring="generate").summarize({0: [1], 1: [0]}) == expected
+    assert scorer.score({0: "Otter"}, torch.tensor([[0, 1]])).isnan().all()  # a score is <s>N</s> and nothing else
 
 
 @pytest.mark.parametrize("scoring", ["expected", "generate"])
@@ -112,7 +142,7 @@ def test_no_answer_is_nan_counted_not_kept_and_asked_again(tmp_path: Path, scori
     assert scores.isnan().tolist() == [True, False]
     assert scorer.usage.templates["T_score"].unanswered == 1
     assert scorer.summarize({0: [1]}) == {}
-    assert scorer.revise({0: "Otter"}, {0: [1]}, {}) == {0: "Otter"}  # stays as it was
+    assert scorer.revise({0: "Otter"}, {0: [1]}, {}) == {}
     scorer.broken = set()
     assert not scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().any()
     assert scorer.summarize({0: [1]}) == {0: "Heron"}

@@ -5,6 +5,7 @@ import pytest
 import torch
 from test_causal_lm import make_model, make_tokenizer
 
+from llmhd_pl.llm import quantized
 from llmhd_pl.llm.quantized import QuantizedLLM
 
 ITEMS = [{"title": "The Otter"}, {"title": "The Heron"}, {"title": "A book about wolves"}]
@@ -36,7 +37,37 @@ def test_four_bit_rates_nearly_like_bfloat16_and_is_really_four_bit(folder: Path
     assert (scores[0] - scores[1]).abs().max() < 2
     kinds = {type(module).__name__ for module in four._causal_lm.model.modules()}
     assert "Linear4bit" in kinds
+    assert four._causal_lm._shares_prefix
     assert four.usage.templates["T_score"].calls == 4
+
+
+def test_four_bit_weights_stay_as_they_were_loaded(folder: Path) -> None:
+    """Packed anew for single tokens, they make prompts ten times slower, and cannot be dequantised any more."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    four = scorer(folder)
+    layer = four._causal_lm.model.model.layers[0].mlp.up_proj
+    before = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    four.score(PREFERENCES, PAIRS)
+    assert torch.equal(dequantize_4bit(layer.weight.data, layer.weight.quant_state), before)
+    assert before.abs().max() > 0
+
+
+def test_eight_bit_rates_nearly_like_bfloat16(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    eight, full = (scorer(folder, quantization=quantization) for quantization in ("int8", "none"))
+    scores = [each.score(PREFERENCES, PAIRS) for each in (eight, full)]
+    assert not torch.equal(scores[0], scores[1])
+    assert (scores[0] - scores[1]).abs().max() < 1
+    kinds = {type(module).__name__ for module in eight._causal_lm.model.modules()}
+    assert "Linear8bitLt" in kinds
+    assert "will be cast" not in caplog.text
+
+
+def test_the_weights_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed = []
+    monkeypatch.setattr(quantized, "_digest", lambda path: hashed.append(path) or "digest")
+    asked = scorer(folder)
+    assert asked.fingerprint == asked.fingerprint and len(hashed) == 1
 
 
 def test_a_cached_run_never_loads_the_model(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,49 @@
+"""The embedded judge: a tiny language model that makes the 4-bit path run offline. A demonstration, nothing more."""
+
+from pathlib import Path
+
+from llmhd_pl.llm.language_model import Scoring
+from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
+
+FOLDER = Path(__file__).parent
+
+
+class EmbeddedJudge(QuantizedLLM):
+    """A Llama of 1.2 million parameters that knows the books of ``SyntheticCatalog`` and nothing else.
+
+    ``tools/train_judge.py`` trains it and measures it; ``docs/judges.md`` has the figures. Use it to see the path run,
+    in tests and in the quickstart; take ``QuantizedLLM`` with a real model for real data.
+
+    Args:
+        quantization: see ``QuantizedLLM``, as for all that follow.
+        batch_tokens: tokens of a batch.
+        scoring: "expected" or "generate".
+        cache: file of the answers.
+        replay: answer from the cache alone.
+        max_tokens: hard budget of tokens.
+        seed: seed of the sampling of longer histories.
+    """
+
+    def __init__(
+        self,
+        quantization: Quantization = "nf4",
+        batch_tokens: int = 16384,
+        scoring: Scoring = "expected",
+        cache: str | None = None,
+        replay: bool = False,
+        max_tokens: int | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(
+            str(FOLDER),
+            quantization=quantization,
+            device="cpu",
+            batch_tokens=batch_tokens,
+            prompts="books",
+            scoring=scoring,
+            cache=cache,
+            replay=replay,
+            max_tokens=max_tokens,
+            history_tokens=512,
+            seed=seed,
+        )

@@ -1,0 +1,107 @@
+"""Preferences: what is known of every user's taste, and how it came to be."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmhd_pl.llm.scorer import Preference
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
+
+
+class Preferences:
+    """The current preference of each user, and every change of it with its cause.
+
+    Changes are plain dicts: ``epoch``, ``user``, ``cause`` ("summary" or "revision"), the titles of the ``disliked``
+    and ``liked`` items that caused a revision, and ``before`` and ``after``, if they are texts.
+    """
+
+    def __init__(self) -> None:
+        self.current: dict[int, Preference] = {}
+        self.changes: list[dict[str, Any]] = []
+        self._changed: set[int] = set()  # by this process, since the last load
+        self._loaded = 0  # changes that were there when this process started
+        self._written: tuple[Path, int, int] | None = None  # where, how many changes, and the bytes they take
+
+    def update(
+        self,
+        epoch: int,
+        cause: str,
+        new: Mapping[int, Preference],
+        disliked: Mapping[int, Sequence[str]] | None = None,
+        liked: Mapping[int, Sequence[str]] | None = None,
+    ) -> None:
+        """Take over new preferences and write down why.
+
+        Args:
+            epoch: when.
+            cause: "summary" or "revision".
+            new: by user.
+            disliked: titles of the items that a revision was told are not liked.
+            liked: titles of those that are.
+        """
+        for user, preference in sorted(new.items()):
+            before = self.current.get(user)
+            change: dict[str, Any] = {"epoch": epoch, "user": user, "cause": cause}
+            change |= {
+                name: list(titles[user])
+                for name, titles in (("disliked", disliked), ("liked", liked))
+                if titles is not None and titles.get(user)
+            }
+            change |= {
+                name: text for name, text in (("before", before), ("after", preference)) if isinstance(text, str)
+            }
+            # A list of items that is "summarised" by copying it says nothing that the data does not.
+            if cause != "summary" or isinstance(preference, str):
+                self.changes.append(change)
+            self.current[user] = preference
+            self._changed.add(user)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything of this process, as plain Python."""
+        return {"current": dict(self.current), "changes": list(self.changes)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what ``state_dict`` or ``merged`` gave."""
+        self.current, self.changes = dict(state["current"]), list(state["changes"])
+        self._changed, self._loaded, self._written = set(), len(self.changes), None
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What this process has changed since it started: its part for ``merged``."""
+        return {
+            "current": {user: self.current[user] for user in self._changed},
+            "changes": self.changes[self._loaded :],
+        }
+
+    def merged(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The state of all processes; each user belongs to one of them.
+
+        Args:
+            parts: ``own`` of every process.
+        """
+        current, changes = dict(self.current), self.changes[: self._loaded]
+        new: list[dict[str, Any]] = []
+        for part in parts:
+            current |= part["current"]
+            new += part["changes"]
+        order = {"summary": 0, "revision": 1}
+        new.sort(key=lambda change: (change["epoch"], order[change["cause"]], change["user"]))
+        return {"current": current, "changes": changes + new}
+
+    def write(self, path: Path) -> None:
+        """Write all changes of this process as JSONL, one per line; the file is whole or not there.
+
+        A file that is as the last call left it only gets what is new.
+        """
+        if self._written is not None and path.exists() and self._written[::2] == (path, path.stat().st_size):
+            with path.open("a", encoding="utf-8") as file:
+                file.writelines(_encode(change) + "\n" for change in self.changes[self._written[1] :])
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(path.name + ".part")
+            with temporary.open("w", encoding="utf-8") as file:
+                file.writelines(_encode(change) + "\n" for change in self.changes)
+            temporary.replace(path)
+        self._written = path, len(self.changes), path.stat().st_size

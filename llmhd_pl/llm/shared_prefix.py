@@ -1,0 +1,109 @@
+"""Attention of many continuations to one prefix, which stays a single row. For CPUs; see docs/llm.md, "Speed"."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, AttentionMaskInterface, Cache
+from transformers.cache_utils import DynamicLayer
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sdpa_shared_prefix"
+_CHANGED = ("sliding_window", "softcap", "s_aux", "position_bias")  # arguments of attention that is not the plain one
+
+
+class SharedPrefix:
+    """The keys and values of a prefix, one row, for a forward of its continuations without a cache.
+
+    Args:
+        cache: of the prefix.
+    """
+
+    def __init__(self, cache: Cache) -> None:
+        layers: list[Any] = cache.layers
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in layers]
+        self.attended: set[int] = set()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every layer has attended to the prefix; otherwise the forward's result is worthless.
+
+        A model that hands no arguments down to its attention, or whose attention is not the plain one, is found so.
+        """
+        return len(self.attended) == len(self.layers)
+
+
+def enable(model: Any) -> bool:
+    """Prepare a model for ``model(..., shared_prefix=SharedPrefix(cache))``; all other calls stay what they are.
+
+    Returns:
+        Whether the model can do it: on a CPU, with PyTorch's attention.
+    """
+    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+        return False
+    AttentionInterface.register(NAME, _attend)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+    model.set_attn_implementation(NAME)
+    return True
+
+
+def shareable(cache: Cache) -> bool:
+    """Whether the cache holds plain keys and values in all layers: no window, no state of another kind."""
+    layers: list[Any] = cache.layers
+    plain = all(type(layer) is DynamicLayer for layer in layers)
+    return plain and all(layer.keys.shape == layer.values.shape for layer in layers)
+
+
+def _attend(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    shared_prefix: SharedPrefix | None = None,
+    **arguments: Any,
+) -> tuple[Tensor, None]:
+    """PyTorch's attention, or, with a shared prefix, its parts over prefix and own tokens, put together exactly.
+
+    A softmax over two parts is the mean of their softmaxes, weighted by the sums of exponentials. All rows' queries
+    meet the prefix as if they were one long row, and so do the heads that share keys: two large products in place of
+    many small ones, and no copy of the prefix per row, head and layer.
+
+    Args:
+        module: the attention layer.
+        query: [rows, heads, tokens, size].
+        key: [rows, key heads, tokens, size], of the own tokens, as is ``value``.
+        value: as ``key``.
+        attention_mask: bool [rows, 1, tokens, tokens] of the own tokens; None is causal.
+        scaling: factor of the products.
+        shared_prefix: the prefix.
+        arguments: what else the model hands down.
+    """
+    if shared_prefix is None or any(arguments.get(name) is not None for name in _CHANGED):
+        plain: tuple[Tensor, None] = sdpa_attention_forward(
+            module, query, key, value, attention_mask, scaling=scaling, **arguments
+        )
+        return plain
+    # The public function keeps the logarithm of the sum to itself.
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    index: Any = module.layer_idx
+    prefix_key, prefix_value = shared_prefix.layers[index]
+    rows, heads, tokens, size = query.shape
+    groups = key.shape[1]
+    split = (groups, rows, heads // groups, tokens)
+    long = query.view(rows, groups, heads // groups, tokens, size).transpose(0, 1).reshape(1, groups, -1, size)
+    there, there_sum = attention(long, prefix_key, prefix_value, scale=scaling)
+    there = there.view(*split, size).transpose(0, 1).reshape(query.shape)
+    there_sum = there_sum.reshape(split).transpose(0, 1).reshape(rows, heads, tokens)
+    mask = None
+    if attention_mask is not None:
+        # Not minus infinity: padding attends to no own token, and its NaN would spread.
+        lowest = torch.finfo(query.dtype).min / 2
+        mask = torch.zeros(attention_mask.shape, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
+    own_key, own_value = (part.repeat_interleave(heads // groups, dim=1) for part in (key, value))
+    own, own_sum = attention(query, own_key, own_value, is_causal=mask is None, attn_mask=mask, scale=scaling)
+    weight = (there_sum - own_sum).sigmoid().unsqueeze(-1).to(query.dtype)
+    shared_prefix.attended.add(index)
+    return own.lerp(there, weight).transpose(1, 2).contiguous(), None
