@@ -137,9 +137,10 @@ class TrainBatches:
 
     def __init__(self, data: InteractionDataModule, epoch: Callable[[], int], rank: int = 0, world_size: int = 1):
         self._data, self._epoch = data, epoch
-        self._owned: Tensor | None = None
+        self.owned: Tensor | None = None
+        """bool [n], the samples of this process; None: all of them."""
         if world_size > 1:
-            self._owned = (user_owners(data.train_users, data.num_users, world_size) == rank)[data.train_users]
+            self.owned = (user_owners(data.train_users, data.num_users, world_size) == rank)[data.train_users]
         self._negatives: tuple[int, Tensor] | None = None
         self._position = {"epoch": -1, "batch": 0}
         self._resume = self._position
@@ -162,8 +163,8 @@ class TrainBatches:
             if number < done:
                 continue
             self._position = {"epoch": epoch, "batch": number + 1}
-            if self._owned is not None:
-                mine = self._owned[batch[0]]
+            if self.owned is not None:
+                mine = self.owned[batch[0]]
                 batch = tuple(column[mine] for column in batch)
             yield dict(zip(("sample", "user", "positive", "negative"), batch, strict=True))
         self._position = {"epoch": -1, "batch": 0}

@@ -49,7 +49,7 @@ class SyntheticCatalog(InteractionDataModule):
     """Readers, books, and the reason for every interaction.
 
     A reader has one or two main tastes and a minor one. Observed are books of the main tastes (*easy*), books of the
-    minor taste (*hard*: right, but unlike the rest of the history) and misclicks (*noise*: popular books outside all
+    minor taste (*hard*: right, but unlike the rest of the history) and misclicks (*noise*: bestsellers outside all
     three, train only). After ``setup``, ``train_kinds`` (int8 [n]) holds 0 for easy, 1 for hard and 2 for noise, and
     ``noise_mask`` is the third of them. The same arguments give the same data.
 
@@ -130,7 +130,8 @@ class SyntheticCatalog(InteractionDataModule):
                 splits[1 if place < held_out else 2 if place < 2 * held_out else 0].append(read[row])
             others = np.flatnonzero(~np.isin(self.topics, (first, second, minor)))
             misclicks = min(rng.poisson(self.misclick_share * (len(read) - 2 * held_out)), len(others) // 2)
-            splits[0] += [(user, int(book), NOISE) for book in _popular(rng, others, popularity, misclicks)]
+            # The eye falls on the bestsellers: squared, so that misclicks are more concentrated than what is read.
+            splits[0] += [(user, int(book), NOISE) for book in _popular(rng, others, popularity**2, misclicks)]
 
         train, valid, test = (torch.tensor(rows, dtype=torch.int64).reshape(-1, 3) for rows in splits)
         return Interactions(

@@ -1,5 +1,6 @@
 """What all backbones share: the training step, the seam for denoisers, and evaluation by full ranking."""
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
@@ -8,13 +9,15 @@ import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torchmetrics import MetricCollection
 
+from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
 from llmhd_pl.losses import bce_loss, bpr_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 
 Batch = dict[str, Tensor]
-Denoiser = Callable[[Batch, Tensor], Tensor]
+Denoiser = Callable[[Batch, Tensor], Tensor | tuple[Tensor, Tensor]]
 Objective = Literal["bpr", "bce"]
 
 
@@ -28,9 +31,20 @@ class SampleWeights:
     _denoisers: tuple[Denoiser, ...] = ()
 
     def attach_denoiser(self, denoiser: Denoiser) -> None:
-        """Let ``denoiser(batch, losses)`` have a say in the weights; attaching it again changes nothing."""
+        """Let ``denoiser(batch, losses)`` have a say in the weights; attaching it again changes nothing.
+
+        It returns weights of the losses' shape, by whose sum the mean is taken, or a pair ``(weights, counts)`` if it
+        rewrites losses rather than weighs samples: ``(weights * losses).sum() / counts.sum()`` is the loss then. So a
+        plain mean has counts of one (R-CE), and a loss with its label flipped counts one though its weight, the ratio
+        of the two losses' derivatives, is negative (DCF). A weight is a number and no function of the model, so
+        gradient reaches the model through the losses alone.
+        """
         if denoiser not in self._denoisers:
             self._denoisers = (*self._denoisers, denoiser)
+
+    def detach_denoiser(self, denoiser: Denoiser) -> None:
+        """Take a denoiser's say away; one that is not attached is passed over."""
+        self._denoisers = tuple(other for other in self._denoisers if other != denoiser)
 
     def sample_weights(self, batch: Batch, losses: Tensor) -> Tensor:
         """The product of what the attached denoisers say; ones where there is none.
@@ -40,13 +54,28 @@ class SampleWeights:
             losses: un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
 
         Returns:
-            Weights of the losses' shape, without gradient.
+            Weights of the losses' shape, without gradient. To take a mean by, there are ``weights_and_counts``.
+        """
+        return self.weights_and_counts(batch, losses)[0]
+
+    def weights_and_counts(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """``sample_weights``, and what each loss counts in the mean; ask for one or the other, once in a step.
+
+        Args:
+            batch: the training batch.
+            losses: un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
+
+        Returns:
+            Weights and counts of the losses' shape, without gradient. They are the same but where a denoiser says
+            otherwise; see ``attach_denoiser``.
         """
         losses = losses.detach()
-        weights = torch.ones_like(losses)
+        weights = counts = torch.ones_like(losses)
         for denoiser in self._denoisers:
-            weights = weights * denoiser(batch, losses)
-        return weights
+            said = denoiser(batch, losses)
+            weight, count = said if isinstance(said, tuple) else (said, said)
+            weights, counts = weights * weight, counts * count
+        return weights, counts
 
 
 class Backbone(SampleWeights, LightningModule, ABC):
@@ -98,6 +127,18 @@ class Backbone(SampleWeights, LightningModule, ABC):
     def squared_norms(self, batch: Batch) -> Tensor:
         """The squared norm of the embeddings that each sample uses, for the L2 term: [B]."""
 
+    def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor | None:
+        """A further term of the training loss, for models that have one; denoisers have no say in it.
+
+        Args:
+            batch: the training batch; with several processes, this one's share.
+            batch_size: number of samples in the whole batch, scalar.
+
+        Returns:
+            The sum over the samples of ``batch``, scalar: the processes' terms are added up. None: there is none.
+        """
+        return None
+
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """One step on a batch of triples.
 
@@ -109,14 +150,17 @@ class Backbone(SampleWeights, LightningModule, ABC):
         predictions = self.score(users.repeat(2), torch.cat([batch["positive"], batch["negative"]]))
         positive_score, negative_score = predictions.chunk(2)
         losses = self._loss(positive_score, negative_score)
-        weights = self.sample_weights(batch, losses)
+        weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP a rank's share of the batch varies, and gradients are averaged over the ranks: dividing by the
         # ranks' mean makes their average the gradient of the whole batch's weighted mean.
-        weight, samples = self._mean_over_ranks(torch.stack([weights.sum(), weights.new_tensor(len(users))]))
-        loss = (weights * losses).sum() / weight.clamp(min=torch.finfo(weight.dtype).tiny)
+        count, samples = self._mean_over_ranks(torch.stack([counts.sum(), counts.new_tensor(len(users))]))
+        loss = (weights * losses).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(users))
         if self.l2 > 0:
             loss = loss + self.l2 / 2 * self.squared_norms(batch).sum() / samples
+        further = self.auxiliary_loss(batch, samples * self.trainer.world_size)
+        if further is not None:
+            loss = loss + self.trainer.world_size * further
         return {
             "loss": loss,
             "losses": losses.detach(),
@@ -235,3 +279,68 @@ def training_graph(module: LightningModule) -> tuple[Tensor, Tensor]:
             "module with train_users and train_items. Pass one, or call set_graph(users, items) before training."
         )
     return data.train_users, data.train_items
+
+
+class GraphBackbone(EmbeddingBackbone):
+    """An ``EmbeddingBackbone`` whose embeddings travel over the graph of training interactions.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        embedding_dim: length of an embedding.
+        objective: see ``Backbone``, as for all that follow.
+        learning_rate: of Adam.
+        l2: weight of the L2 term.
+        ks: lengths of the rankings.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int = 64,
+        objective: Objective = "bpr",
+        learning_rate: float = 1e-3,
+        l2: float = 1e-4,
+        ks: Sequence[int] = (5, 10, 20),
+    ) -> None:
+        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        self.adjacency: SymmetricAdjacency | None = None
+
+    def set_graph(self, users: Tensor, items: Tensor) -> None:
+        """Build the graph from training interactions, both int64 [n]; a Trainer with a data module does it itself."""
+        self.adjacency = self._build_adjacency(users, items).to(self.device)
+        # The graph is the same on every rank and never changes in a step: DDP need not broadcast it in each.
+        names = [f"adjacency.{name}" for name, _ in self.adjacency.named_buffers()]
+        DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
+
+    def _build_adjacency(self, users: Tensor, items: Tensor) -> SymmetricAdjacency:
+        return SymmetricAdjacency(*symmetric_normalization(users, items, self.num_users, self.num_items))
+
+    def setup(self, stage: str) -> None:
+        """Take the graph from the trainer's data module, unless ``set_graph`` was called and there is none."""
+        if self.adjacency is None or hasattr(getattr(self.trainer, "datamodule", None), "train_users"):
+            self.set_graph(*training_graph(self))
+
+    @property
+    def graph(self) -> SymmetricAdjacency:
+        """The adjacency.
+
+        Raises:
+            RuntimeError: there is none yet.
+        """
+        if self.adjacency is None:
+            raise RuntimeError(f"{type(self).__name__} has no graph yet. Call set_graph(users, items) first.")
+        return self.adjacency
+
+
+def seeded_generator(device: torch.device, *key: int | str) -> torch.Generator:
+    """A generator for the draws that belong to a key such as (seed, epoch), whatever was drawn before them."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
+    return torch.Generator(device).manual_seed(int.from_bytes(digest) >> 1)
+
+
+def dropout(x: Tensor, rate: float, generator: torch.Generator) -> Tensor:
+    """Zero entries of ``x`` with probability ``rate`` and scale the rest by 1 / (1 - rate), as ``F.dropout`` does."""
+    keep = torch.rand(x.shape, generator=generator, device=x.device) >= rate
+    return x * keep / (1 - rate)

@@ -1,0 +1,165 @@
+"""What recording, pruning and weighting cost: LightGCN on Yelp with the method's callbacks and without.
+
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py --data_dir ../shared/data/yelp
+
+One fit (d = 64, 2 layers, batch 1024, 20 % random noise) in which the callbacks act in every second epoch, so that a
+machine that changes its speed changes it for both. The judge answers at once from a formula: no time of a language
+model is in it, but all that is done around one is. The drop rate is at its end from the first epoch on. An epoch is
+timed from its first batch to the end of ``on_train_epoch_end``, by the clock and in CPU time, which other work on the
+machine disturbs less. The second table has the CPU time of each callback's hooks in the same epochs: it leaves out the
+look-up of the weights in the training step, but is no difference of two large numbers.
+"""
+
+import argparse
+import logging
+import tempfile
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from statistics import median
+from typing import Any
+
+import torch
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.profilers import Profiler
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from llmhd_pl.backbones import LightGCN
+from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
+from llmhd_pl.datamodules import Yelp
+from llmhd_pl.llm.scorer import Preference
+
+warnings.simplefilter("ignore")
+logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+
+TEXT = "Likes quiet cafes with good espresso, Thai food and independent bookshops; avoids chains and loud bars. " * 3
+
+
+class InstantJudge:
+    """A ``Scorer`` whose answers cost nothing; preferences are texts of the length that language models write."""
+
+    fingerprint = "instant"
+
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        """Nothing to prepare."""
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
+        """The same for everybody."""
+        return dict.fromkeys(histories, TEXT)
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        """1 to 10, by no reason."""
+        return 1 + (pairs[:, 0] * 7919 + pairs[:, 1] * 104729) % 1000 / 111
+
+    def revise(
+        self,
+        preferences: Mapping[int, Preference],
+        disliked: Mapping[int, Sequence[int]],
+        liked: Mapping[int, Sequence[int]],
+    ) -> dict[int, Preference]:
+        """The same for everybody."""
+        return dict.fromkeys(disliked.keys() | liked.keys(), TEXT)
+
+
+class CPUTimes(Profiler):
+    """CPU seconds of every hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: dict[str, float] = defaultdict(float)
+        self._started: dict[str, float] = {}
+
+    def start(self, action_name: str) -> None:
+        """A hook begins."""
+        self._started[action_name] = time.process_time()
+
+    def stop(self, action_name: str) -> None:
+        """A hook ends."""
+        self.seconds[action_name] += time.process_time() - self._started.pop(action_name)
+
+
+class Alternate(Callback):
+    """Lets the method act in every second epoch, and takes the times; it must be the last callback."""
+
+    def __init__(self, method: Sequence[Callback], profiler: CPUTimes) -> None:
+        self.method, self.profiler = list(method), profiler
+        self.hooks: list[dict[str, float]] = []  # CPU seconds in each epoch in which they act
+        self.times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # (clock, CPU) by whether they act
+
+    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
+        """Keep the way to the loss."""
+        self._denoisers = pl_module._denoisers
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
+        """Start the clocks."""
+        if batch_idx == 0:
+            self._start = time.perf_counter(), time.process_time()
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Stop the clocks and switch."""
+        acted = len(trainer.callbacks) > 1
+        self.times[acted].append((time.perf_counter() - self._start[0], time.process_time() - self._start[1]))
+        if acted:
+            self.hooks.append({name: spent for name, spent in self.profiler.seconds.items() if "[Callback]" in name})
+        self.profiler.seconds.clear()
+        trainer.callbacks = [self] if acted else [*self.method, self]
+        pl_module._denoisers = () if acted else self._denoisers
+
+
+def main() -> None:
+    """Train, and print the medians, their ratio, and where the time went."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--rounds", type=int, default=8, help="epochs of each kind, after two that do not count")
+    parser.add_argument("--negative_lifetime", type=int, default=1)
+    parser.add_argument("--max_drop_rate", type=float, default=0.2)
+    parser.add_argument("--scored", choices=("candidates", "all"), default="candidates")
+    arguments = parser.parse_args()
+    data = Yelp(arguments.data_dir, noise_ratio=0.2, negative_lifetime=arguments.negative_lifetime)
+    model = LightGCN(data.num_users, data.num_items, embedding_dim=64, num_layers=2, learning_rate=0.005, l2=0.001)
+    method: list[Callback] = [
+        SampleRecorder(),
+        VariancePruning(arguments.max_drop_rate, ramp_iterations=1),
+        LLMSampleScorer(InstantJudge(), scored=arguments.scored),
+        PreferenceUpdater(),
+    ]
+    profiler = CPUTimes()
+    alternate = Alternate(method, profiler)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            accelerator="cpu",
+            max_epochs=2 * (arguments.rounds + 2),
+            limit_val_batches=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            default_root_dir=folder,
+            profiler=profiler,
+            callbacks=[*method, alternate],
+        )
+        trainer.fit(model, data)
+    table = Table("LightGCN on Yelp, one epoch", "seconds: median", "min", "max", "CPU seconds: median", "min", "max")
+    middle = {}
+    for acted, name in ((False, "without the callbacks"), (True, "with them")):
+        columns = list(zip(*alternate.times[acted][2:], strict=True))
+        middle[acted] = [median(values) for values in columns]
+        figures = [f"{figure(values):.2f}" for values in columns for figure in (median, min, max)]
+        table.add_row(name, *figures)
+    hooks = Table("hooks", "CPU seconds per epoch: median", "of an epoch without the callbacks")
+    spent = {name: median(hook.get(name, 0.0) for hook in alternate.hooks[2:]) for name in alternate.hooks[-1]}
+    spent = {name: seconds for name, seconds in spent.items() if "Alternate" not in name}
+    for name, seconds in sorted(spent.items(), key=lambda entry: -entry[1])[:5]:
+        hooks.add_row(name.removeprefix("[Callback]"), f"{seconds:.3f}", f"{seconds / middle[False][1]:.1%}")
+    hooks.add_row("all hooks", f"{sum(spent.values()):.3f}", f"{sum(spent.values()) / middle[False][1]:.1%}")
+    Console().print(table, hooks)
+    print(f"{len(data.train_users)} samples, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    clock, cpu = (middle[True][i] / middle[False][i] - 1 for i in (0, 1))
+    print(f"the callbacks take {clock:+.1%} by the clock and {cpu:+.1%} of CPU time (wanted: at most 5 %)")
+
+
+if __name__ == "__main__":
+    main()

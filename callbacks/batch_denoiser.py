@@ -1,0 +1,53 @@
+"""BatchDenoiser: what the callbacks share that judge a batch by its own losses."""
+
+from abc import ABC, abstractmethod
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from llmhd_pl.backbones.base import Batch, SampleWeights
+
+
+class BatchDenoiser(Callback, ABC):
+    """Attaches ``weigh`` to the module's losses while it is fitted.
+
+    Raises:
+        TypeError: the module has no ``sample_weights``.
+    """
+
+    _trainer: Trainer
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attach to the loss."""
+        if stage != "fit":
+            return
+        if not isinstance(pl_module, SampleWeights):
+            raise TypeError(
+                f"{type(self).__name__} needs the losses of the batch that is being trained on, and "
+                f"{type(pl_module).__name__} does not show them. Let it inherit llmhd_pl.backbones.SampleWeights and "
+                "multiply its un-reduced losses by self.sample_weights(batch, losses)."
+            )
+        self._trainer = trainer
+        pl_module.attach_denoiser(self.weigh)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let go of the module."""
+        if stage == "fit" and isinstance(pl_module, SampleWeights):
+            pl_module.detach_denoiser(self.weigh)
+
+    @abstractmethod
+    def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """What ``SampleWeights.attach_denoiser`` asks of a denoiser."""
+
+    def gather(self, values: Tensor) -> tuple[Tensor, int]:
+        """The values of all processes, [m], from [B] each, and where this process's own begin; one number per row."""
+        if self._trainer.world_size == 1:
+            return values, 0
+        strategy, rank = self._trainer.strategy, self._trainer.global_rank
+        # Shares of a batch differ, and all_gather wants them alike.
+        sizes = strategy.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
+        rows = strategy.all_gather(F.pad(values, (0, max(sizes) - len(values))))
+        return torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]), sum(sizes[:rank])

@@ -1,0 +1,107 @@
+"""DoubleCorrection: DCF, drops by a bound on the loss over epochs and relabels some (He et al., KDD 2024)."""
+
+from typing import Any
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from torch import Tensor
+
+from llmhd_pl.backbones.base import Batch
+from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
+from llmhd_pl.denoising.baselines import LossHistory, double_corrected, observed, variance_at
+
+
+class DoubleCorrection(TruncatedLoss):
+    """DCF for pointwise losses, and the like for pairwise ones; the formulas are in ``llmhd_pl.denoising.baselines``.
+
+    It drops as T-CE does, as many and of the same kind, but by bounds in place of losses. The history of losses is kept
+    by ``batch["sample"]``. A label that is to be flipped is flipped, for this step; in the next epoch the sample is
+    judged anew. Under DDP a sample must stay with its process, as it does with our data modules.
+
+    Args:
+        max_drop_rate: delta, see ``TruncatedLoss``.
+        ramp_iterations: optimiser steps, not epochs, until the drop rate reaches it.
+        relabel_ratio: r; of the batch, r times the drop rate of the moment is relabelled instead of dropped.
+        num_samples: training interactions; None takes the length of ``train_users`` of the trainer's data module.
+
+    Raises:
+        ValueError: an argument out of its range, or a checkpoint of other data.
+        TypeError: the module has no ``sample_weights``.
+        RuntimeError: the number of samples is not known, or the trainer has no ``max_epochs``, over which sigma^2
+            falls.
+    """
+
+    history: LossHistory | None = None
+
+    def __init__(
+        self,
+        max_drop_rate: float = 0.1,
+        ramp_iterations: int = 30_000,
+        relabel_ratio: float = 0.05,
+        num_samples: int | None = None,
+    ) -> None:
+        super().__init__(max_drop_rate, ramp_iterations)
+        if not 0 <= relabel_ratio <= 1:
+            raise ValueError(f"relabel_ratio is {relabel_ratio}; it is a fraction, from 0 to 1.")
+        self.relabel_ratio, self.num_samples = relabel_ratio, num_samples
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Make room for the samples and attach to the loss."""
+        if stage != "fit":
+            return
+        data: Any = getattr(trainer, "datamodule", None)
+        if self.num_samples is None and not hasattr(data, "train_users"):
+            raise RuntimeError(
+                "DoubleCorrection does not know how many training interactions there are: the trainer's data module "
+                "has no train_users. Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
+            )
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise RuntimeError("DoubleCorrection's sigma^2 falls to 0 over the epochs of a run: set max_epochs.")
+        num_samples = len(data.train_users) if self.num_samples is None else self.num_samples
+        self.history = LossHistory(num_samples, trainer.strategy.root_device)
+        super().setup(trainer, pl_module, stage)
+
+    def weigh(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """0 for what is dropped, a negative weight for what is relabelled, 1 for the rest; and what each counts."""
+        assert self.history is not None and self._trainer.max_epochs is not None
+        variance = variance_at(self._trainer.current_epoch, self._trainer.max_epochs)
+        bounds = self.history.bounds(batch["sample"], observed(losses), variance)
+        weights, counts = double_corrected(losses, bounds, self.drop_rate, self.relabel_ratio, self.gather)
+        self.history.keep(batch["sample"], observed(weights) == 1)
+        return weights, counts
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the rates."""
+        super().on_train_epoch_end(trainer, pl_module)
+        pl_module.log("denoise/relabel_rate", self.relabel_ratio * self.drop_rate)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The history of all samples, of whichever process; called on every process at once."""
+        if self.history is None:
+            return {}  # nothing was trained
+        state = {name: value.clone() for name, value in vars(self.history).items()}
+        if self._trainer.world_size == 1:
+            return state
+        # The process that owns a sample has seen it most often; a sample not seen since a resume is the same for all.
+        # Nothing here is negative, so that the largest is what the owners say.
+        owned = state["seen"] == self._reduce_max(state["seen"])
+        return {
+            name: self._reduce_max(torch.where(owned, value, torch.full_like(value, -1)))
+            for name, value in state.items()
+        }
+
+    def _reduce_max(self, tensor: Tensor) -> Tensor:
+        reduced: Tensor = self._trainer.strategy.reduce(tensor.clone(), reduce_op="max")
+        return reduced
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the history of a checkpoint, whatever the number of processes that wrote it."""
+        if self.history is None or not state_dict:
+            return  # evaluation needs none of it
+        for name, value in vars(self.history).items():
+            if state_dict[name].shape != value.shape:
+                raise ValueError(
+                    f"The checkpoint's history has {state_dict[name].shape[-1]} samples; this run has "
+                    f"{value.shape[-1]}. Resume with the same data and the same noise."
+                )
+            value.copy_(state_dict[name])

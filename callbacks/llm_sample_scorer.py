@@ -1,0 +1,291 @@
+"""LLMSampleScorer: asks the language model about suspicious samples and keeps the hard ones (PAPER.md, section 3)."""
+
+import json
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.variance_pruning import VariancePruning
+from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
+from llmhd_pl.denoising.schedules import ramp
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.llm.preferences import Preferences
+from llmhd_pl.llm.scorer import Scorer
+
+Scored = Literal["candidates", "all"]
+_FEW = 20  # of what a share says nothing yet
+
+
+class LLMSampleScorer(Callback):
+    """Rewrites the loss weights of the next epoch: hard candidates are kept, the rest of the noise set is dropped.
+
+    Preferences are summarised when a user is first asked about, from all observed items of the user in train, and kept
+    in ``preferences``. In the run's folder ``preferences.jsonl`` says how each came to be, ``judgements.jsonl`` what
+    was decided of each suspicious observed item in the last epoch.
+
+    Args:
+        scorer: the judge; it is held here, not in the LightningModule, because a quantised model must not be moved.
+        rule: "paper" (as printed), "consistent" (kept where the observed item fits) or "joint" (loss and score decide
+            together which fraction is dropped).
+        scored: "candidates", or "all" observed items, for the rule "joint" and a judge that costs almost nothing.
+        score_weight: of the score against the loss, in the rule "joint".
+        texts: text fields of every item; None takes ``interactions.items`` of the trainer's data module.
+
+    Raises:
+        ValueError: an unknown rule, or all samples scored for a rule that asks about candidates only.
+        RuntimeError: ``SampleRecorder`` and ``VariancePruning`` do not stand before it, or no texts are known.
+    """
+
+    texts: Sequence[Mapping[str, str]] | None
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        rule: Rule = "joint",
+        scored: Scored = "candidates",
+        score_weight: float = 1.0,
+        texts: Sequence[Mapping[str, str]] | None = None,
+    ) -> None:
+        if rule not in RULES:
+            raise ValueError(f"rule is {rule!r}; it must be one of {', '.join(RULES)}.")
+        if scored not in get_args(Scored):
+            raise ValueError(f"scored is {scored!r}; it must be 'candidates' or 'all'.")
+        if scored == "all" and rule != "joint":
+            raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
+        self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
+        self._given_texts = texts
+        self.preferences = Preferences()
+        self._trainer: Trainer | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the callbacks before it and the texts."""
+        if stage != "fit":
+            return
+        self._trainer = trainer
+        self._recorder = required(trainer, self, SampleRecorder)
+        self._pruning = required(trainer, self, VariancePruning)
+        self.preferences = Preferences()
+        self.texts = self._given_texts
+        if self.texts is None:
+            data: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
+            if not getattr(data, "items", None):
+                raise RuntimeError(
+                    "LLMSampleScorer does not know what the items are: the trainer's data module has no item texts. "
+                    "Put an items.jsonl or an .item file beside the interactions (docs/data.md), or give "
+                    "LLMSampleScorer(texts=...), a dict of text fields per item."
+                )
+            self.texts = data.items
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Let the scorer take in the catalog; one process after the other, so that the others find it cached."""
+        assert self.texts is not None
+        users, items = self._recorder.users, self._recorder.items
+        pairs = torch.stack([users, items], dim=1)
+        if trainer.global_rank == 0:
+            self.scorer.prepare(self.texts, pairs)
+        trainer.strategy.barrier("prepare the scorer")
+        if trainer.global_rank != 0:
+            self.scorer.prepare(self.texts, pairs)
+        # Samples by user: those of user u are order[first[u]:first[u + 1]].
+        self._order = users.argsort(stable=True)
+        self._first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(users).cumsum(0)])
+        # The last score of each observed pair, and whether it is the answer to what would be asked now.
+        self._scores = torch.full((len(users),), torch.nan)
+        self._asked = torch.zeros(len(users), dtype=torch.bool)
+        self._titles: dict[int, str] = {}
+        self.preferences.write(self.path(trainer))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask, decide and weight."""
+        store = self._recorder.store
+        chosen = (store.status == CANDIDATE).cpu()
+        seen = ~store.losses.isnan().cpu()
+        wanted = seen if self.scored == "all" else chosen
+        positive_wanted, negative_wanted = wanted.unbind(1) if wanted.dim() == 2 else (wanted, wanted)
+        # The pairwise rules "consistent" and "joint" look at the observed item only, and so does scored="all".
+        if self.scored == "all" or (wanted.dim() == 1 and self.rule != "paper"):
+            negative_wanted = torch.zeros_like(positive_wanted)
+        if self.scored == "all" and chosen.dim() == 2:
+            negative_wanted = chosen[:, 1]
+        positive = self._score_observed(trainer, pl_module, positive_wanted.nonzero().flatten())
+        negative = torch.full_like(positive, torch.nan)
+        sampled = negative_wanted.nonzero().flatten()
+        pairs = torch.stack([self._recorder.users[sampled], store.negative_item.cpu()[sampled].long()], dim=1)
+        negative[sampled] = self._ask(trainer, pairs)
+        self._decide(trainer, positive, negative)
+        self._report(trainer, pl_module, (positive_wanted, positive), (negative_wanted, negative))
+        self._write_judgements(trainer, positive)
+        self.preferences.write(self.path(trainer))
+
+    def _write_judgements(self, trainer: Trainer, scores: Tensor) -> None:
+        """Write what was decided of the suspicious observed items in the last epoch, one per line."""
+        status = self._recorder.store.status.cpu()
+        status = status[:, 0] if status.dim() == 2 else status
+        samples = (status != CLEAN).nonzero().flatten()
+        rows = zip(
+            *(part[samples].tolist() for part in (self._recorder.users, self._recorder.items, scores, status)),
+            samples.tolist(),
+            strict=True,
+        )
+        path, epoch = self.path(trainer, "judgements"), self._recorder.store.epoch
+        temporary = path.with_name(path.name + ".part")
+        with temporary.open("w", encoding="utf-8") as file:
+            # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.
+            file.writelines(
+                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
+                f'"title": {self._title_as_json(item)}, "score": {"null" if score != score else round(score, 2)}, '
+                f'"kept": {"true" if decision == HARD else "false"}}}\n'
+                for user, item, score, decision, sample in rows
+            )
+        temporary.replace(path)
+
+    def _title_as_json(self, item: int) -> str:
+        if item not in self._titles:
+            self._titles[item] = json.dumps(self.title(item), ensure_ascii=False)
+        return self._titles[item]
+
+    def _score_observed(self, trainer: Trainer, pl_module: LightningModule, samples: Tensor) -> Tensor:
+        """Scores of the observed items of these samples, NaN elsewhere: float32 [n]."""
+        new = samples[~self._asked[samples]]
+        pairs = torch.stack([self._recorder.users[new], self._recorder.items[new]], dim=1)
+        scores, last = self._ask(trainer, pairs), self._scores[new]
+        again = ~last.isnan() & ~scores.isnan()
+        same_side = ((scores >= FITTING) == (last >= FITTING))[again]
+        agreed, compared = self._recorder.reduce(
+            torch.tensor([int(same_side.sum()), int(again.sum())], device=trainer.strategy.root_device)
+        ).tolist()
+        if compared:
+            pl_module.log("llm/agreement", agreed / compared)
+            if compared >= _FEW and agreed < 0.7 * compared:
+                _warn(
+                    f"the scorer contradicts itself: after preferences were revised, {compared - agreed} of {compared} "
+                    "pairs changed sides. A larger model, or prompts with more of the items' text, may be steadier."
+                )
+        self._scores[new], self._asked[new] = scores, True
+        result = torch.full_like(self._scores, torch.nan)
+        result[samples] = self._scores[samples]
+        return result
+
+    def _ask(self, trainer: Trainer, pairs: Tensor) -> Tensor:
+        self.summarize(trainer, pairs[:, 0].unique().tolist())
+        return self.scorer.score(self.preferences.current, pairs) if len(pairs) else torch.empty(0)
+
+    def summarize(self, trainer: Trainer, users: Sequence[int]) -> None:
+        """Make the preferences of those of these users who have none."""
+        histories = {
+            user: self._recorder.items[self._order[self._first[user] : self._first[user + 1]]].tolist()
+            for user in users
+            if user not in self.preferences.current
+        }
+        if histories:
+            self.preferences.update(self._recorder.store.epoch, "summary", self.scorer.summarize(histories))
+
+    def _decide(self, trainer: Trainer, positive: Tensor, negative: Tensor) -> None:
+        """Set status and weights of all samples."""
+        store, device = self._recorder.store, self._recorder.store.losses.device
+        positive, negative = positive.to(device), negative.to(device)
+        pairwise = not store.pointwise
+        suspicious = store.status != CLEAN
+        if self.rule == "joint":
+            agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
+            rate = self._pruning.drop_rate(trainer)
+            dropped = joint(store.losses, agreement, rate, self.score_weight, self._recorder.reduce)
+            store.status.fill_(CLEAN)
+            store.status[suspicious] = HARD
+            store.status[dropped] = NOISE
+        else:
+            if self.rule == "consistent":
+                hard = consistent(positive, None if pairwise else negative)
+            elif pairwise:
+                hard = paper_pairwise(positive, negative, self._threshold(trainer, 7.0, 3.0))
+            else:
+                low, high = self._threshold(trainer, 8.0, 6.0), self._threshold(trainer, 2.0, 4.0)
+                hard = paper_pointwise(positive, negative, low, high)
+            candidates = store.status == CANDIDATE
+            store.status[candidates & ~hard] = NOISE
+            store.status[candidates & hard] = HARD
+            dropped = store.status == NOISE
+        store.weights.copy_(~dropped)
+
+    def _threshold(self, trainer: Trainer, start: float, end: float) -> float:
+        return ramp(trainer.global_step, self._pruning.ramp_iterations, start, end)
+
+    def _report(self, trainer: Trainer, pl_module: LightningModule, *asked_and_answered: tuple[Tensor, Tensor]) -> None:
+        """Log what was asked, answered and decided, and warn of the known signs of failure."""
+        store = self._recorder.store
+        answers = torch.cat([scores[wanted] for wanted, scores in asked_and_answered])
+        histogram = torch.bincount(answers[~answers.isnan()].round().long(), minlength=11)[1:]
+        (_, positive), (negative_wanted, negative) = asked_and_answered
+        # A pair of items is judged once, by two answers.
+        judged = ~positive.isnan() & ~(negative_wanted & negative.isnan()) if not store.pointwise else ~answers.isnan()
+        counts = [
+            int(judged.sum()),
+            int((store.status == HARD).sum()),
+            int((store.status == NOISE).sum()),
+            len(answers),
+            int(answers.isnan().sum()),
+            *histogram.tolist(),
+        ]
+        judged_in_all, hard, dropped, asked, unanswered, *levels = self._recorder.reduce(
+            torch.tensor(counts, device=trainer.strategy.root_device)
+        ).tolist()
+        pl_module.log("denoise/hard", float(hard))
+        pl_module.log("denoise/dropped", float(dropped))
+        pl_module.log("llm/pairs", float(asked))
+        pl_module.log("llm/unanswered", float(unanswered))
+        for level, count in enumerate(levels, 1):
+            pl_module.log(f"llm/score_{level}", float(count))
+        usage = getattr(self.scorer, "usage", None)
+        if usage is not None:
+            total = torch.tensor([usage.tokens, usage.calls], device=trainer.strategy.root_device)
+            tokens, calls = self._recorder.reduce(total).tolist()
+            pl_module.log("llm/tokens", float(tokens))
+            pl_module.log("llm/calls", float(calls))
+        if self.rule != "joint" and judged_in_all >= _FEW:
+            share = hard / judged_in_all
+            if not 0.02 < share < 0.98:
+                _warn(
+                    f"{share:.0%} of the candidates that the scorer answered were judged hard: it does not tell them "
+                    "apart. Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
+                )
+
+    def ask_again(self, users: Sequence[int]) -> None:
+        """Forget that these users' pairs were asked about: their preferences are new."""
+        revised = torch.zeros(len(self._first) - 1, dtype=torch.bool)
+        revised[list(users)] = True
+        self._asked &= ~revised[self._recorder.users]
+
+    def title(self, item: int) -> str:
+        """What to call an item in a report."""
+        assert self.texts is not None
+        fields = self.texts[item]
+        return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), f"item {item}")
+
+    def path(self, trainer: Trainer, name: str = "preferences") -> Path:
+        """Where ``preferences`` (every change, with its cause) and ``judgements`` (of the last epoch) are written."""
+        folder = Path(trainer.log_dir or trainer.default_root_dir)
+        part = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
+        return folder / f"{name}{part}.jsonl"
+
+    def state_dict(self) -> dict[str, Any]:
+        """The preferences of all processes; called on every process at once. Scores are asked again."""
+        if self._trainer is None or self._trainer.world_size == 1:
+            return self.preferences.state_dict()
+        parts: list[Any] = [None] * self._trainer.world_size
+        torch.distributed.all_gather_object(parts, self.preferences.own)
+        return self.preferences.merged(parts)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the preferences of a checkpoint."""
+        self.preferences.load_state_dict(state_dict)
+
+
+def _warn(message: str) -> None:
+    warnings.warn(f"LLMSampleScorer: {message}", stacklevel=2)

@@ -1,0 +1,82 @@
+"""VariancePruning: the noise set by loss, and the hard candidates in it by variance (PAPER.md, sections 1 and 2)."""
+
+from typing import Literal, get_args
+
+import torch
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.denoising.schedules import ramp
+from llmhd_pl.denoising.selection import candidates, noise_set, random_members
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
+
+Candidates = Literal["variance", "random"]
+
+
+class VariancePruning(Callback):
+    """Finds, at the end of every epoch, the noise set and the candidates in it.
+
+    Without ``LLMSampleScorer`` after it the whole noise set is dropped in the next epoch: loss-based denoising, the
+    first rung of the paper's ablation.
+
+    Args:
+        max_drop_rate: eps_l_max, the largest fraction of the samples in the noise set.
+        ramp_iterations: alpha, optimiser steps until the drop rate reaches it; the rules' thresholds take as long.
+        candidate_fraction: eps_v, of the noise set: the candidates.
+        candidates: "variance", or "random", which draws as many from the noise set (the paper's ablation).
+        seed: of the random candidates.
+
+    Raises:
+        ValueError: an argument out of its range.
+        RuntimeError: there is no ``SampleRecorder`` before it.
+    """
+
+    def __init__(
+        self,
+        max_drop_rate: float = 0.1,
+        ramp_iterations: int = 10_000,
+        candidate_fraction: float = 0.5,
+        candidates: Candidates = "variance",
+        seed: int = 0,
+    ) -> None:
+        for name, value in (("max_drop_rate", max_drop_rate), ("candidate_fraction", candidate_fraction)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{name} is {value}; it is a fraction, from 0 to 1.")
+        if ramp_iterations < 1:
+            raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
+        if candidates not in get_args(Candidates):
+            raise ValueError(f"candidates is {candidates!r}; it must be 'variance' or 'random'.")
+        self.max_drop_rate, self.ramp_iterations = max_drop_rate, ramp_iterations
+        self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
+        self._recorder: SampleRecorder | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the recorder."""
+        if stage == "fit":
+            self._recorder = required(trainer, self, SampleRecorder)
+
+    def drop_rate(self, trainer: Trainer) -> float:
+        """eps_l(T), T being the optimiser steps taken so far."""
+        return ramp(trainer.global_step, self.ramp_iterations, 0.0, self.max_drop_rate)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Select, and drop the noise set in the next epoch."""
+        assert self._recorder is not None
+        store, reduce = self._recorder.store, self._recorder.reduce
+        rate = self.drop_rate(trainer)
+        noise = noise_set(store.losses, rate, reduce)
+        chosen = candidates(noise, *store.variances(), self.candidate_fraction, reduce)
+        if self.candidates == "random":
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._recorder.store.epoch)
+            keys = torch.rand(noise.shape, generator=generator).to(noise.device)
+            chosen = random_members(noise, int(reduce(chosen.sum())), keys, reduce)
+        store.status.fill_(CLEAN)
+        store.status[noise] = NOISE
+        store.status[chosen] = CANDIDATE
+        store.weights.fill_(1.0)
+        store.weights[noise] = 0.0
+        counts = reduce(torch.stack([noise.sum(), chosen.sum()]))
+        pl_module.log("denoise/drop_rate", rate)
+        pl_module.log("denoise/noise_set", float(counts[0]))
+        pl_module.log("denoise/candidates", float(counts[1]))

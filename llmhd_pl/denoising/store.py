@@ -1,0 +1,147 @@
+"""SampleStore: all that is kept of every training sample, as dense tensors indexed by ``sample``."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+CLEAN, NOISE, CANDIDATE, HARD = 0, 1, 2, 3
+"""Values of ``SampleStore.status``: outside the noise set; in it; kept in it by variance pruning; found hard."""
+_CHUNK = 2**18  # samples at once, for temporary memory that does not grow with the samples and stays in the cache
+
+
+class SampleStore:
+    """Predictions of the last epochs, losses of this epoch, and what was decided, per sample.
+
+    With one loss per sample (pairwise) the tensors ``losses``, ``status`` and ``weights`` are [n]; with two
+    (pointwise: column 0 the positive, column 1 the negative) they are [n, 2]. A window of 5 epochs takes 53 bytes
+    per sample (pairwise) or 60 (pointwise).
+
+    A sample that this process has not seen in the current epoch has loss NaN; under DDP that is how a process knows
+    which samples are its own. A negative that changes takes its history with it: variance compares predictions of one
+    and the same item.
+
+    Args:
+        num_samples: n.
+        window: m, epochs of predictions that are kept (PAPER.md, section 2).
+        pointwise: two losses per sample.
+        device: where everything lies; the device of the model, so that no batch has to wait for a copy.
+
+    Raises:
+        ValueError: a window of fewer than 2 epochs, which has no variance.
+    """
+
+    positive: Tensor
+    """float32 [window, n], predictions for the observed item; NaN where there is none."""
+    negative: Tensor
+    """float32 [window, n], predictions for the sampled item."""
+    losses: Tensor
+    """float32 [n] or [n, 2], of the current epoch."""
+    negative_item: Tensor
+    """int32 [n], the sampled item that ``negative`` is about; -1 before the first."""
+    status: Tensor
+    """uint8 [n] or [n, 2], ``CLEAN`` to ``HARD``."""
+    weights: Tensor
+    """float16 [n] or [n, 2], of the losses of the next epoch."""
+    false_positive_flags: Tensor
+    """uint8 [n], epochs in which the observed item was flagged (section 4)."""
+    false_negative_flags: Tensor
+    """uint8 [n], epochs in which the sampled item was flagged."""
+
+    def __init__(self, num_samples: int, window: int = 5, pointwise: bool = False, device: Any = "cpu") -> None:
+        if window < 2:
+            raise ValueError(f"window is {window}; a variance needs the predictions of at least 2 epochs.")
+        self.num_samples, self.window, self.pointwise = num_samples, window, pointwise
+        self.epoch = -1
+        shape = (num_samples, 2) if pointwise else (num_samples,)
+        self.positive = torch.full((window, num_samples), torch.nan, device=device)
+        self.negative = torch.full((window, num_samples), torch.nan, device=device)
+        self.losses = torch.full(shape, torch.nan, device=device)
+        self.negative_item = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
+        self.status = torch.zeros(shape, dtype=torch.uint8, device=device)
+        self.weights = torch.ones(shape, dtype=torch.float16, device=device)
+        self.false_positive_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
+        self.false_negative_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Make room for an epoch's predictions; in an epoch that was begun before (a resumed run) nothing is lost."""
+        if epoch == self.epoch:
+            return
+        self.epoch = epoch
+        self.positive[epoch % self.window] = torch.nan
+        self.negative[epoch % self.window] = torch.nan
+        self.losses.fill_(torch.nan)
+
+    def record(
+        self, sample: Tensor, positive_score: Tensor, negative_score: Tensor, losses: Tensor, negative: Tensor
+    ) -> None:
+        """Keep what a step said of its samples.
+
+        Args:
+            sample: int64 [B].
+            positive_score: predictions for the observed items, [B].
+            negative_score: predictions for the sampled items, [B].
+            losses: un-reduced, [B] or [B, 2].
+            negative: the sampled items, int64 [B].
+        """
+        row = self.epoch % self.window
+        changed = sample[self.negative_item[sample] != negative]
+        self.negative[:, changed] = torch.nan
+        self.false_negative_flags[changed] = 0
+        self.negative_item[sample] = negative.int()
+        self.positive[row, sample] = positive_score.float()
+        self.negative[row, sample] = negative_score.float()
+        self.losses[sample] = losses.float()
+
+    def variances(self) -> tuple[Tensor, Tensor]:
+        """Variance over the window of the predictions for the observed and for the sampled items (section 2).
+
+        Returns:
+            Two tensors, float32 [n]; NaN where fewer than two epochs are known, or this epoch is not.
+        """
+        row = self.epoch % self.window
+        results = torch.empty_like(self.positive[0]), torch.empty_like(self.positive[0])
+        for start in range(0, self.num_samples, _CHUNK):
+            part = slice(start, start + _CHUNK)
+            known = ~self.positive[row, part].isnan()
+            for scores, result in zip((self.positive, self.negative), results, strict=True):
+                result[part] = _variance(scores[:, part], known)
+        return results
+
+    @property
+    def bytes_per_sample(self) -> float:
+        """Memory of the tensors."""
+        return sum(part.numel() * part.element_size() for part in self._tensors().values()) / max(self.num_samples, 1)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, as tensors (not copied) and plain numbers."""
+        return {"epoch": self.epoch, **self._tensors()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over what ``state_dict`` gave.
+
+        Raises:
+            ValueError: it is of other data, another window or another objective.
+        """
+        for name, value in self._tensors().items():
+            if state[name].shape != value.shape:
+                raise ValueError(
+                    f"The checkpoint's {name} has shape {tuple(state[name].shape)}; this run's has "
+                    f"{tuple(value.shape)}. Resume with the same data, the same noise, window and objective."
+                )
+        for name, value in self._tensors().items():
+            value.copy_(state[name])
+        self.epoch = state["epoch"]
+
+
+def _variance(scores: Tensor, known: Tensor) -> Tensor:
+    """Variance of each column (not corrected for the mean: it is only ranked) over its entries that are not NaN."""
+    present = ~scores.isnan()
+    count = present.sum(dim=0)
+    mean = scores.nan_to_num(0.0).sum(dim=0) / count
+    # In two passes: E[x^2] - E[x]^2 would lose the small variances to rounding.
+    squares = torch.where(present, scores - mean, 0.0).square_().sum(dim=0)
+    return torch.where((count >= 2) & known, squares / count, torch.nan)

@@ -1,0 +1,371 @@
+import json
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from pytorch_lightning.loggers import CSVLogger
+from small_fits import NAN, FakeScorer, Keep, Method, catalog, hashed, playback, quiet, truth
+from torch import Tensor
+
+from llmhd_pl.callbacks import LLMSampleScorer, SampleRecorder, VariancePruning
+from llmhd_pl.datamodules import SyntheticCatalog
+from llmhd_pl.denoising.rules import joint
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.llm.scorer import Preference
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts itself")
+EPOCHS = 4
+
+
+def run(
+    folder: Path, data: SyntheticCatalog, objective: str = "bpr", updates: bool = False, **arguments: Any
+) -> tuple[Any, Method, Keep, Keep]:
+    """A fit, and what was decided before and after LLMSampleScorer."""
+    method = Method(**arguments)
+    before, after = Keep(method.recorder), Keep(method.recorder)
+    module = playback(data, EPOCHS, objective)
+    callbacks = [method.recorder, method.pruning, before, method.llm, after]
+    quiet(folder, *callbacks, *([method.updater] if updates else []), max_epochs=EPOCHS).fit(module, data)
+    return module, method, before, after
+
+
+def scores_of(data: SyntheticCatalog, items: Tensor) -> Tensor:
+    pairs = zip(data.train_users.tolist(), items.tolist(), strict=True)
+    return torch.tensor([hashed(user, item, f"reader {user}, version 0") for user, item in pairs])
+
+
+def ramped(epoch: int, start: float, end: float) -> float:
+    return start + (end - start) * min(6 * (epoch + 1) / 10, 1)  # six batches an epoch, ten iterations
+
+
+@pytest.mark.parametrize("rule", ["paper", "consistent"])
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_hard_candidates_are_kept_and_the_rest_of_the_noise_set_is_dropped(
+    tmp_path: Path, rule: str, objective: str
+) -> None:
+    data = catalog(negative_lifetime=1)
+    module, _, before, after = run(tmp_path, data, objective, rule=rule, window=2)
+    positive = scores_of(data, data.train_items)
+    found = 0
+    for epoch in range(EPOCHS):
+        negative = scores_of(data, data._sampler.draw(epoch))
+        if rule == "paper" and objective == "bpr":
+            hard = positive - negative < ramped(epoch, 7, 3)
+        elif rule == "paper":
+            hard = torch.stack([positive < ramped(epoch, 8, 6), negative > ramped(epoch, 2, 4)], dim=1)
+        else:
+            hard = positive >= 5.5 if objective == "bpr" else torch.stack([positive >= 5.5, negative < 5.5], dim=1)
+        candidates = before.status[epoch] == CANDIDATE
+        expected = before.status[epoch].clone()
+        expected[candidates] = torch.where(hard, HARD, NOISE).to(torch.uint8)[candidates]
+        assert torch.equal(after.status[epoch], expected)
+        assert torch.equal(after.weights[epoch] == 0, expected == NOISE)
+        assert torch.equal(after.weights[epoch] == 1, expected != NOISE)
+        if epoch + 1 < EPOCHS:
+            assert torch.equal(module.weights[epoch + 1], after.weights[epoch].float())
+        found += int((expected == HARD).sum())
+    assert found > 5
+
+
+@pytest.mark.parametrize("scored", ["candidates", "all"])
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_joint_decides_which_fraction_is_dropped(tmp_path: Path, scored: str, objective: str) -> None:
+    data = catalog()
+    module, _, before, after = run(tmp_path, data, objective, scored=scored, score_weight=2.0)
+    for epoch in range(EPOCHS):
+        candidates = before.status[epoch] == CANDIDATE
+        first, second = candidates.unbind(1) if objective == "bce" else (candidates, torch.zeros_like(candidates))
+        positive = scores_of(data, data.train_items)
+        if scored == "candidates":
+            positive = positive.where(first, NAN)
+        negative = scores_of(data, data._sampler.draw(epoch)).where(second, NAN)
+        agreement = positive if objective == "bpr" else torch.stack([positive, -negative], dim=1)
+        dropped = joint(module.losses[epoch], agreement, ramped(epoch, 0, 0.3), weight=2.0)
+        assert dropped.any() and torch.equal(after.weights[epoch] == 0, dropped)
+        suspicious = before.status[epoch] != CLEAN
+        assert torch.equal(after.status[epoch] == NOISE, dropped)
+        assert torch.equal(after.status[epoch] == HARD, suspicious & ~dropped)
+
+
+def test_a_judge_that_knows_finds_the_misclicks(tmp_path: Path) -> None:
+    data = catalog()
+    share = float(data.noise_mask.float().mean())
+    method = Method(truth(data), {"max_drop_rate": share, "ramp_iterations": 1}, scored="all")
+    module = playback(data, 2)
+    module.losses[:] = 1.0  # nothing to see in the losses
+    quiet(tmp_path, *method.without_updates, max_epochs=2).fit(module, data)
+    assert torch.equal(module.weights[1] == 0, data.noise_mask)
+
+
+@pytest.mark.parametrize(
+    ("rule", "objective", "observed", "sampled"),
+    [
+        ("paper", "bpr", True, True),
+        ("consistent", "bpr", True, False),  # the sampled item decides nothing: nobody pays for it
+        ("joint", "bpr", True, False),
+        ("paper", "bce", True, True),
+        ("consistent", "bce", True, True),
+        ("joint", "bce", True, True),
+    ],
+)
+def test_only_candidates_are_asked_about(
+    tmp_path: Path, rule: str, objective: str, observed: bool, sampled: bool
+) -> None:
+    data = catalog(negative_lifetime=1)
+    _, method, before, _ = run(tmp_path, data, objective, rule=rule, window=2)
+    known: set[tuple[int, int]] = set()
+    calls = iter(method.scorer.asked)
+    users = data.train_users
+    for epoch in range(EPOCHS):
+        candidates = before.status[epoch] == CANDIDATE
+        for column, items in enumerate([data.train_items, data._sampler.draw(epoch)]):
+            wanted = candidates if candidates.dim() == 1 else candidates[:, column]
+            expected = list(zip(users[wanted].tolist(), items[wanted].tolist(), strict=True))
+            if column == 0:
+                expected = [pair for pair in expected if pair not in known]
+                known.update(expected)
+            if (observed, sampled)[column] and expected:
+                assert next(calls) == expected
+    assert next(calls, None) is None and known
+
+
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+@pytest.mark.parametrize("scored", ["candidates", "all"])
+def test_an_observed_pair_is_asked_about_again_only_after_a_revision(
+    tmp_path: Path, scored: str, objective: str
+) -> None:
+    data = catalog(negative_lifetime=EPOCHS)
+    _, method, _, _ = run(tmp_path, data, objective, updates=True, scored=scored)
+    everything = set(zip(data.train_users.tolist(), data.train_items.tolist(), strict=True))
+    known: set[tuple[int, int]] = set()
+    revised, again = 0, 0
+    for what, about in method.scorer.events:
+        if what == "revise":
+            revised += len(about)
+            forgotten = {pair for pair in known if pair[0] in about}
+            again += len(forgotten)
+            known -= forgotten
+            continue
+        observed = [pair for pair in about if pair in everything]
+        assert len(set(observed)) == len(observed) and not known & set(observed)
+        known.update(observed)
+        if scored == "all" and observed:
+            assert known == everything
+    assert revised and again
+
+
+def test_a_pair_without_an_answer_is_not_asked_about_again(tmp_path: Path) -> None:
+    data = catalog()
+    scorer = FakeScorer(lambda user, item, preference: NAN)
+    run(tmp_path, data, scorer=scorer, scored="all")
+    assert len(scorer.pairs) == len(data.train_users)
+
+
+@pytest.mark.parametrize("rule", ["paper", "consistent", "joint"])
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_without_answers_the_loss_decides(tmp_path: Path, rule: str, objective: str) -> None:
+    scorer = FakeScorer(lambda user, item, preference: NAN)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "LLMSampleScorer")  # no answer is no judgement to be warned of
+        _, _, before, after = run(tmp_path, catalog(), objective, scorer=scorer, rule=rule)
+    assert scorer.pairs
+    for one, two in zip(before.weights, after.weights, strict=True):
+        assert torch.equal(one, two)
+    assert not any((status == HARD).any() for status in after.status)
+
+
+def test_preferences_come_from_all_observed_items_of_those_who_are_asked_about(tmp_path: Path) -> None:
+    data = catalog()
+    _, method, _, _ = run(tmp_path, data, rule="consistent")
+    assert method.scorer.histories.keys() == {user for user, _ in method.scorer.pairs}
+    for user, items in method.scorer.histories.items():
+        assert items == data.train_items[data.train_users == user].tolist()
+    assert method.llm.preferences.current == {user: f"reader {user}, version 0" for user in method.scorer.histories}
+
+
+def test_users_in_any_order_get_their_own_items(tmp_path: Path) -> None:
+    """A recorder with users and items of one's own; the samples of a user need not stand together."""
+    data = catalog()
+    order = torch.randperm(len(data.train_users), generator=torch.Generator().manual_seed(0))
+    data.train_users, data.train_items = data.train_users[order], data.train_items[order]
+    method = Method(scored="all")
+    method.recorder = SampleRecorder(3, users=data.train_users, items=data.train_items)
+    quiet(tmp_path, method.recorder, method.pruning, method.llm, method.updater, max_epochs=EPOCHS).fit(
+        playback(data, EPOCHS), data
+    )
+    assert method.scorer.histories.keys() == set(range(40)) and method.scorer.revisions
+    for user, items in method.scorer.histories.items():
+        assert items == data.train_items[data.train_users == user].tolist()
+
+
+def test_the_file_of_changes_is_in_the_run_s_folder(tmp_path: Path) -> None:
+    data = catalog()
+    method = Method(scored="all")
+    logger = CSVLogger(tmp_path, name="runs")
+    quiet(tmp_path, *method.callbacks, max_epochs=EPOCHS, logger=logger).fit(playback(data, EPOCHS), data)
+    path = tmp_path / "runs" / "version_0" / "preferences.jsonl"
+    changes = [json.loads(line) for line in path.read_text().splitlines()]
+    assert changes == method.llm.preferences.changes
+    summaries = [change for change in changes if change["cause"] == "summary"]
+    assert [change["user"] for change in summaries] == list(range(40)) and {c["epoch"] for c in summaries} == {0}
+    revisions = [change for change in changes if change["cause"] == "revision"]
+    assert revisions and all(change["before"] != change["after"] for change in revisions)
+    known = {book["title"] for book in data.interactions.items}
+    titles = [title for change in revisions for name in ("disliked", "liked") for title in change.get(name, [])]
+    assert titles and set(titles) <= known
+
+
+def test_what_is_logged(tmp_path: Path) -> None:
+    data = catalog()
+    method = Method(rule="consistent")
+    method.scorer.usage = SimpleNamespace(tokens=70, calls=7)  # type: ignore[attr-defined]
+    after = Keep(method.recorder)
+    logger = CSVLogger(tmp_path, name="runs")
+    quiet(tmp_path, *method.without_updates, after, max_epochs=EPOCHS, logger=logger).fit(playback(data, EPOCHS), data)
+    table = pd.read_csv(tmp_path / "runs" / "version_0" / "metrics.csv").groupby("epoch").last()
+    assert {"denoise/drop_rate", "denoise/noise_set", "denoise/candidates", "train/loss"} <= set(table)
+    for epoch in range(EPOCHS):
+        row, status = table.loc[epoch], after.status[epoch]
+        assert row["denoise/hard"] == int((status == HARD).sum())
+        assert row["denoise/dropped"] == int((status == NOISE).sum())
+        assert row["llm/pairs"] == row["denoise/candidates"]
+        levels = [row[f"llm/score_{level}"] for level in range(1, 11)]
+        assert sum(levels) == row["llm/pairs"] - row["llm/unanswered"]
+        assert row["llm/tokens"] == 70 and row["llm/calls"] == 7
+    answers = [hashed(user, item, f"reader {user}, version 0") for user, item in method.scorer.pairs]
+    assert table["llm/unanswered"].sum() >= sum(answer != answer for answer in answers) > 0
+    assert "llm/score_11" not in table and "llm/score_0" not in table
+
+
+def test_levels_are_rounded(tmp_path: Path) -> None:
+    data = catalog()
+    values = [1.0, 1.4, 1.6, 9.6, 10.0]
+    method = Method(FakeScorer(lambda user, item, preference: values[item % 5]), scored="all")
+    trainer = quiet(tmp_path, *method.without_updates)
+    trainer.fit(playback(data, 1), data)
+    counts = torch.bincount(data.train_items % 5)
+    logged = {level: float(trainer.callback_metrics[f"llm/score_{level}"]) for level in range(1, 11)}
+    expected = {1: counts[0] + counts[1], 2: counts[2], 10: counts[3] + counts[4]}
+    assert logged == {level: float(expected.get(level, 0)) for level in range(1, 11)}
+
+
+def big_catalog() -> SyntheticCatalog:
+    """Enough samples for shares to be judged."""
+    data = SyntheticCatalog(80, 60, num_topics=5, books_per_reader=20, batch_size=100)
+    data.setup()
+    return data
+
+
+@pytest.mark.parametrize(
+    ("rule", "score", "share"), [("paper", 5.0, "100%"), ("consistent", 10.0, "100%"), ("consistent", 1.0, "0%")]
+)
+def test_a_judge_that_says_one_thing_is_reported(tmp_path: Path, rule: str, score: float, share: str) -> None:
+    """The paper's rule compares the two items of a pair: a gap of 0 is always hard."""
+    data = big_catalog()
+    method = Method(FakeScorer(lambda user, item, preference: score), rule=rule)
+    with pytest.warns(UserWarning, match=f"LLMSampleScorer: {share} of the candidates .* judged hard: .*preferences"):
+        quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2), data)
+
+
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_a_judge_that_tells_apart_is_not_reported(tmp_path: Path, objective: str) -> None:
+    data = big_catalog()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "LLMSampleScorer")
+        method = Method(rule="paper")
+        quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2, objective), data)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_judge_that_contradicts_itself_is_reported(tmp_path: Path, steady: bool) -> None:
+    def answer(user: int, item: int, preference: Preference) -> float:
+        version = 0 if steady else int(str(preference)[-1])
+        return 8.0 if (item + version) % 2 else 3.0
+
+    data = big_catalog()
+    method = Method(FakeScorer(answer), scored="all")
+    method.updater.confidence_epochs = 1
+    trainer = quiet(tmp_path, *method.callbacks, max_epochs=EPOCHS)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(playback(data, EPOCHS), data)
+    assert method.scorer.revisions
+    told = [str(warning.message) for warning in caught if "contradicts itself" in str(warning.message)]
+    assert bool(told) != steady
+    assert float(trainer.callback_metrics["llm/agreement"]) == (1.0 if steady else 0.0)
+
+
+def test_the_scorer_is_prepared_with_texts_and_the_noisy_interactions(tmp_path: Path) -> None:
+    data = catalog()
+    _, method, _, _ = run(tmp_path, data)
+    ((texts, pairs),) = method.scorer.prepared
+    assert texts is data.interactions.items
+    assert torch.equal(pairs, torch.stack([data.train_users, data.train_items], dim=1))
+
+
+def test_texts_of_one_s_own(tmp_path: Path) -> None:
+    data = catalog()
+    texts = [{"ISBN": "1", "Book-Title": f"Book {item}", "about": "x"} for item in range(49)] + [{"about": "no name"}]
+    method = Method(texts=texts)
+    data.interactions.items = []
+    quiet(tmp_path, *method.callbacks).fit(playback(data, 1), data)
+    assert method.scorer.prepared[0][0] is texts
+    assert [method.llm.title(item) for item in (3, 49)] == ["Book 3", "item 49"]
+
+
+def test_without_texts_the_remedy_is_named(tmp_path: Path) -> None:
+    data = catalog()
+    data.interactions.items = []
+    with pytest.raises(RuntimeError, match=r"items\.jsonl.*LLMSampleScorer\(texts=\.\.\.\)"):
+        quiet(tmp_path, *Method().callbacks).fit(playback(data, 1), data)
+
+
+def test_what_stands_before_it(tmp_path: Path) -> None:
+    data, scorer = catalog(), FakeScorer()
+    for callbacks, message in (
+        ([LLMSampleScorer(scorer)], "LLMSampleScorer needs SampleRecorder"),
+        ([SampleRecorder(), LLMSampleScorer(scorer)], "LLMSampleScorer needs VariancePruning"),
+        ([SampleRecorder(), LLMSampleScorer(scorer), VariancePruning()], "VariancePruning must come before LLMSample"),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            quiet(tmp_path, *callbacks).fit(playback(data, 1), data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rule": "best"}, "rule is 'best'; it must be one of paper, consistent, joint"),
+        ({"scored": "some"}, "scored is 'some'; it must be 'candidates' or 'all'"),
+        ({"rule": "paper", "scored": "all"}, "'paper' asks about candidates only"),
+        ({"rule": "consistent", "scored": "all"}, "'consistent' asks about candidates only"),
+    ],
+)
+def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        LLMSampleScorer(FakeScorer(), **arguments)
+
+
+def test_judgements_say_what_was_decided_of_the_suspicious_in_the_last_epoch(tmp_path: Path) -> None:
+    data = catalog()
+    data.interactions.items[:] = [{"title": f'"{item}"\\ü'} for item in range(data.num_items)]
+    *_, after = run(tmp_path, data)
+    status = after.status[-1]
+    rows = [json.loads(line) for line in (tmp_path / "judgements.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [row["sample"] for row in rows] == (status != CLEAN).nonzero().flatten().tolist()
+    scores = scores_of(data, data.train_items)
+    answered = 0
+    for row in rows:
+        sample, item = row["sample"], int(data.train_items[row["sample"]])
+        score = row.pop("score")
+        assert row == {
+            **{"epoch": EPOCHS - 1, "sample": sample, "user": int(data.train_users[sample]), "item": item},
+            **{"title": f'"{item}"\\ü', "kept": int(status[sample]) == HARD},
+        }
+        assert score is None or score == pytest.approx(float(scores[sample]), abs=0.006)
+        answered += score is not None
+    assert 0 < answered < len(rows)
