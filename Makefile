@@ -5,7 +5,9 @@ BIN = .venv/bin
 .PHONY: quickstart test
 
 quickstart: .venv/installed
-	$(BIN)/python train.py fit --config configs/quickstart.yaml
+	$(BIN)/python train.py fit --config configs/synthetic-lightgcn.yaml --trainer.logger.init_args.version quickstart-bpr
+	$(BIN)/python train.py fit --config configs/quickstart.yaml --trainer.logger.init_args.version quickstart-llmhd
+	$(BIN)/python -m llmhd_pl.report runs/quickstart-bpr runs/quickstart-llmhd
 
 # mypy does not follow the package_dir of an editable install: it checks a copy laid out as it is installed.
 test: .venv/installed

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -18,7 +19,8 @@ from llmhd_pl.datamodules import SyntheticCatalog
 
 REPOSITORY = Path(__file__).parent.parent
 FIT = [
-    *(sys.executable, str(REPOSITORY / "train.py"), "fit", "--config", str(REPOSITORY / "configs" / "quickstart.yaml")),
+    *(sys.executable, str(REPOSITORY / "train.py"), "fit"),
+    *("--config", str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")),
     *("--trainer.max_epochs", "12", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
     *("--data.num_readers", "300", "--data.num_books", "200", "--data.batch_size", "16"),
     *("--data.negative_lifetime", "3", "--model.objective", "bce"),
@@ -80,3 +82,54 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, step: int) -> No
     trainer, resumed = fit(3, seed=1, checkpoint=tmp_path / f"step={step}.ckpt")
     assert trainer.global_step == 15
     assert torch.equal(resumed.embedding.weight, whole.embedding.weight)
+
+
+SMALL_LLMHD = [
+    *(sys.executable, str(REPOSITORY / "train.py"), "fit"),
+    *("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), "--trainer.enable_progress_bar", "false"),
+    *("--trainer.max_epochs", "6", "--trainer.accelerator", "cpu", "--data.num_readers", "120"),
+    *("--data.num_books", "160", "--data.batch_size", "256"),
+]
+
+
+def answers(folder: Path) -> int:
+    """How many answers the cache holds."""
+    path = folder / "runs" / "quickstart.sqlite"
+    if not path.is_file():
+        return 0
+    with sqlite3.connect(path, timeout=30) as connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0]) if "answers" in tables else 0
+
+
+@pytest.mark.parametrize("at", [60, 700])  # among the summaries of the first epoch, among its scores
+def test_kill_9_while_the_language_model_answers(tmp_path: Path, at: int) -> None:
+    """No question that has been answered is asked again, and the end is the same to the last digit."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
+        folder.mkdir(exist_ok=True)
+        output = (folder / "output.txt").open("ab")
+        return subprocess.Popen([*SMALL_LLMHD, *more], cwd=folder, env=environment, stdout=output, stderr=output)
+
+    whole = start_llmhd(tmp_path / "whole")
+    broken = start_llmhd(tmp_path / "broken")
+    deadline = time.monotonic() + 300
+    while answers(tmp_path / "broken") < at:
+        assert broken.poll() is None, (tmp_path / "broken" / "output.txt").read_text()
+        assert time.monotonic() < deadline, "no answers after five minutes"
+        time.sleep(0.01)
+    broken.send_signal(signal.SIGKILL)
+    assert broken.wait() == -signal.SIGKILL
+    known = answers(tmp_path / "broken")
+    last = tmp_path / "broken" / "runs" / "version_0" / "checkpoints" / "last.ckpt"
+    assert start_llmhd(tmp_path / "broken", *(["--ckpt_path", str(last)] if last.is_file() else [])).wait() == 0
+    assert whole.wait() == 0, (tmp_path / "whole" / "output.txt").read_text()
+
+    runs = [tmp_path / "whole" / "runs" / "version_0", tmp_path / "broken" / "runs" / "version_1"]
+    assert test_metrics(runs[1]) == test_metrics(runs[0])
+    calls = [pd.read_csv(run / "metrics.csv")["llm/calls"].max() for run in runs]
+    # Readers with the same preference share prompts, which a resumed run finds answered: it may ask even less.
+    assert calls[1] <= calls[0] - known
+    assert answers(tmp_path / "broken") == answers(tmp_path / "whole")
+    assert (runs[0] / "preferences.jsonl").read_text() == (runs[1] / "preferences.jsonl").read_text()

@@ -1,0 +1,248 @@
+"""Compare methods: ``python -m llmhd_pl.compare --config configs/compare/yelp.yaml``.
+
+Every run is a normal ``train.py fit`` with a folder of its own, so that it can be looked at, resumed and repeated. Runs
+that are finished are skipped, broken ones are started again. The tables and the plot are made from what is finished,
+also while the rest is running.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+from scipy.stats import ttest_rel
+
+METRICS = ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
+_KEYS = {"output", "base", "arguments", "methods", "backbones", "noise_ratios", "seeds", "processes", "reference"}
+_TRAIN = Path(__file__).parents[1] / "train.py"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One cell of the grid."""
+
+    method: str
+    backbone: str
+    noise_ratio: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        words = re.sub(r"[^A-Za-z0-9.]+", "-", f"{self.method}-{self.backbone}").strip("-").lower()
+        return f"{words}-noise{self.noise_ratio:g}-seed{self.seed}"
+
+
+def load(path: Path) -> dict[str, Any]:
+    """Read a grid.
+
+    Args:
+        path: a YAML file with ``output`` (folder), ``base`` (config files that all runs share), ``methods`` and
+            ``backbones`` (name: what is laid over the base, a config file or what would stand in one),
+            ``noise_ratios``, ``seeds`` and, optionally, ``arguments`` (more for the command line), ``processes`` (runs
+            at once) and ``reference`` (the method that the others are tested against). Keys that begin with ``x-`` are
+            for YAML anchors.
+
+    Raises:
+        ValueError: a key is missing or unknown.
+    """
+    grid: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    grid = {key: value for key, value in grid.items() if not key.startswith("x-")}
+    for key in sorted(_KEYS - {"arguments", "processes", "reference"} - grid.keys()):
+        raise ValueError(f"{path}: key {key!r} is missing.")
+    for key in sorted(grid.keys() - _KEYS):
+        raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(_KEYS))}.")
+    return grid
+
+
+def runs_of(grid: Mapping[str, Any]) -> list[Run]:
+    """All runs, the first seed of everything first."""
+    cells = itertools.product(grid["seeds"], grid["noise_ratios"], grid["backbones"], grid["methods"])
+    return [Run(method, backbone, noise, seed) for seed, noise, backbone, method in cells]
+
+
+def execute(grid: Mapping[str, Any], run: Run, folder: Path) -> None:
+    """Train and test one run, and write its ``result.json``; a run that was broken off goes on where it was.
+
+    Raises:
+        RuntimeError: the run failed; its log is named.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    overlays = {"backbone": grid["backbones"][run.backbone], "method": grid["methods"][run.method]}
+    arguments = [f"--config={config}" for config in grid["base"]]
+    for name, overlay in overlays.items():
+        if isinstance(overlay, str):
+            arguments.append(f"--config={overlay}")
+        elif overlay:
+            (folder / f"{name}.yaml").write_text(yaml.safe_dump(overlay, sort_keys=False), encoding="utf-8")
+            arguments.append(f"--config={folder / f'{name}.yaml'}")
+    # Every start logs to a folder of its own, because CSVLogger empties one that is there.
+    start = len(list(folder.glob("start*")))
+    arguments += [
+        *grid.get("arguments", []),
+        f"--seed_everything={run.seed}",
+        f"--data.noise_ratio={run.noise_ratio}",
+        f"--trainer.logger.init_args.save_dir={folder}",
+        "--trainer.logger.init_args.name=",
+        f"--trainer.logger.init_args.version=start{start}",
+        "--trainer.enable_progress_bar=false",
+    ]
+    # A resumed run keeps its checkpoints where they were; the last start without one began anew.
+    last = sorted(folder.glob("start*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if last:
+        arguments.append(f"--ckpt_path={last[-1]}")
+    environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+    with (folder / "log.txt").open("a") as log:
+        command = [sys.executable, str(_TRAIN), "fit", *arguments]
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {folder / 'log.txt'}.")
+    result = folder / "result.json"
+    result.with_suffix(".part").write_text(json.dumps(_result(folder)))
+    result.with_suffix(".part").replace(result)
+
+
+def _result(folder: Path) -> dict[str, float]:
+    """Test metrics, the epoch that validation chose, epochs in all, and the last epoch's audit."""
+    starts = sorted(folder.glob("start*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("start")))
+    table: Any = pd.concat([pd.read_csv(path) for path in starts], ignore_index=True)
+    test = table[[name for name in table if name.startswith("test/")]].dropna(how="all").iloc[-1]
+    valid = table.dropna(subset=["val/ndcg@10"]).drop_duplicates("epoch", keep="last")
+    result = {name.removeprefix("test/"): float(value) for name, value in test.items()}
+    result["valid ndcg@10"] = float(valid["val/ndcg@10"].max())
+    result["chosen epoch"] = float(valid["epoch"][valid["val/ndcg@10"].idxmax()])
+    result["epochs"] = float(valid["epoch"].max()) + 1
+    for name in table:
+        if name.startswith(("audit/", "llm/tokens", "llm/unanswered")):
+            values = table[name].dropna()
+            if len(values):
+                result[name.removeprefix("audit/")] = float(values.iloc[-1])
+    return result
+
+
+def results(grid: Mapping[str, Any]) -> pd.DataFrame:
+    """One row per finished run."""
+    rows = []
+    for run in runs_of(grid):
+        path = Path(grid["output"]) / run.name / "result.json"
+        if path.is_file():
+            rows.append(vars(run) | json.loads(path.read_text()))
+    return pd.DataFrame(rows)
+
+
+def summary(table: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
+    """Mean and standard deviation over the seeds, and the paired t-test of NDCG@10 against a reference method.
+
+    Args:
+        table: of ``results``.
+        reference: a method; None leaves the test out.
+
+    Returns:
+        A row per method, backbone and noise ratio, in the grid's order; texts, as they are printed.
+    """
+    rows = []
+    for (noise, backbone, method), group in table.groupby(["noise_ratio", "backbone", "method"], sort=False):
+        row = {"noise": f"{noise:g}", "backbone": backbone, "method": method, "seeds": str(len(group))}
+        for metric in METRICS:
+            deviation = f" ± {group[metric].std():.4f}" if len(group) > 1 else ""
+            row[metric] = f"{group[metric].mean():.4f}{deviation}".replace("0.", ".")
+        row["epoch"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
+        if reference is not None:
+            others = table[(table.noise_ratio == noise) & (table.backbone == backbone) & (table.method == reference)]
+            pair = group.merge(others, on="seed", suffixes=("", " reference"))
+            row["gain"] = row["p"] = ""
+            if method != reference and len(pair):
+                ours, theirs = pair["ndcg@10"], pair["ndcg@10 reference"]
+                row["gain"] = f"{ours.mean() / theirs.mean() - 1:+.1%}"
+                row["p"] = f"{ttest_rel(ours, theirs).pvalue:.3f}" if len(pair) > 1 else ""
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def write(grid: Mapping[str, Any]) -> pd.DataFrame:
+    """Write ``results.csv``, ``table.md``, ``table.csv``, ``table.tex`` and ``ndcg.png`` to the output folder."""
+    folder, table = Path(grid["output"]), results(grid)
+    if table.empty:
+        return table
+    short = summary(table, grid.get("reference"))
+    table.to_csv(folder / "results.csv", index=False)
+    short.to_csv(folder / "table.csv", index=False)
+    lines = ["| " + " | ".join(short.columns) + " |", "|" + "---|" * len(short.columns)]
+    lines += ["| " + " | ".join(row) + " |" for row in short.itertuples(index=False)]
+    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    escaped = short.replace({"±": r"$\\pm$", "%": r"\\%"}, regex=True)
+    lines = [" & ".join(row) + r" \\" for row in [tuple(escaped.columns), *escaped.itertuples(index=False)]]
+    body = "\n".join([r"\begin{tabular}{" + "l" * len(short.columns) + "}", *lines, r"\end{tabular}"])
+    (folder / "table.tex").write_text(body + "\n", encoding="utf-8")
+    _plot(table, folder / "ndcg.png")
+    return short
+
+
+def _plot(table: pd.DataFrame, path: Path) -> None:
+    """NDCG@10 against the noise ratio, with the deviation over the seeds."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
+    for (backbone, method), group in table.groupby(["backbone", "method"], sort=False):
+        by_noise = group.groupby("noise_ratio")["ndcg@10"]
+        axes.errorbar(
+            by_noise.mean().index, by_noise.mean(), by_noise.std().fillna(0), label=f"{method}, {backbone}",
+            marker="o", capsize=3,
+        )  # fmt: skip
+    axes.set(xlabel="noise ratio", ylabel="test NDCG@10")
+    axes.legend(fontsize=8)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Run what is not finished, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, required=True, help="the grid")
+    parser.add_argument("--table", action="store_true", help="only the table of what is finished")
+    arguments = parser.parse_args()
+    grid = load(arguments.config)
+    folder, failed = Path(grid["output"]), []
+    missing = [run for run in runs_of(grid) if not (folder / run.name / "result.json").is_file()]
+    if not arguments.table and missing:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with (
+            Progress(*columns, TimeRemainingColumn()) as progress,
+            ThreadPoolExecutor(grid.get("processes", 1)) as pool,
+        ):
+            task = progress.add_task("runs", total=len(missing))
+            futures = {pool.submit(execute, grid, run, folder / run.name): run for run in missing}
+            for future in as_completed(futures):
+                error = future.exception()
+                if error is not None:
+                    failed.append(str(error))
+                    progress.console.print(f"[red]{error}")
+                progress.update(task, advance=1, description=f"last: {futures[future].name}")
+                write(grid)
+    short = write(grid)
+    table = Table(*short.columns)
+    for row in short.itertuples(index=False):
+        table.add_row(*row)
+    Console().print(table)
+    if failed:
+        raise SystemExit(f"{len(failed)} of {len(missing)} runs failed; start the command again to repeat them.")
+
+
+if __name__ == "__main__":
+    main()

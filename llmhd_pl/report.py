@@ -1,0 +1,147 @@
+"""What denoising did: ``python -m llmhd_pl.report RUN_WITHOUT RUN_WITH``, the folders of two ``train.py fit`` runs.
+
+Prints their test metrics side by side, some of what the judge was asked and answered, and some preferences before and
+after a revision. Saves a picture, ``report.png``, in the second folder: how far predictions of easy, hard and noisy
+samples vary (``NoiseAudit`` knows which is which), and what was dropped and kept in each epoch.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+KINDS = ("easy", "hard", "noise")
+COLORS = ("tab:blue", "tab:orange", "tab:red")
+
+
+def read_test(folder: Path) -> dict[str, float]:
+    """The test metrics of a run.
+
+    Raises:
+        FileNotFoundError: the folder has no ``metrics.csv``.
+        ValueError: the run was not tested.
+    """
+    table: Any = pd.read_csv(folder / "metrics.csv")
+    rows = table[[name for name in table if name.startswith("test/")]].dropna(how="all")
+    if rows.empty:
+        raise ValueError(f"{folder / 'metrics.csv'} has no test metrics: the run has not ended. Start it again.")
+    return {name: float(value) for name, value in rows.iloc[-1].items()}
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSONL file; none if there is no file."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def print_metrics(console: Console, without: Path, with_: Path) -> None:
+    """The test metrics of both runs."""
+    table = Table("test", without.name, with_.name, "gain", title="What denoising gained")
+    before, after = read_test(without), read_test(with_)
+    for name in before:
+        gain = after[name] / before[name] - 1 if before[name] else float("nan")
+        table.add_row(name.removeprefix("test/"), f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gain:+.1%}")
+    console.print(table)
+
+
+def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
+    """Some suspicious samples: what the judge was told, what it answered, what was decided, and the truth."""
+    preferences = {row["user"]: row.get("after", "") for row in read_lines(folder / "preferences.jsonl")}
+    rows = [row for row in read_lines(folder / "judgements.jsonl") if row["score"] is not None]
+    kept, dropped = ([row for row in rows if row["kept"] is keep][: count // 2] for keep in (True, False))
+    audit = np.load(folder / "audit.npz")["kind"] if (folder / "audit.npz").is_file() else None
+    table = Table("preference", "item", "score", "decision", "truth", title="Suspicious samples of the last epoch")
+    for row in kept + dropped:
+        truth = "" if audit is None else KINDS[audit[row["sample"]]]
+        decision = "kept" if row["kept"] else "dropped"
+        table.add_row(preferences.get(row["user"], ""), row["title"], f"{row['score']:.1f}", decision, truth)
+    console.print(table)
+
+
+def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
+    """Some revisions of preferences, with their cause; where there are none, some preferences."""
+    revisions = [row for row in read_lines(folder / "preferences.jsonl") if row["cause"] == "revision"]
+    changed = [row for row in revisions if row.get("before") != row.get("after")]
+    if not revisions:
+        summaries = [row for row in read_lines(folder / "preferences.jsonl") if "after" in row]
+        table = Table("user", "preference", title=f"{min(count, len(summaries))} of {len(summaries)} preferences")
+        for row in summaries[:count]:
+            table.add_row(str(row["user"]), row["after"])
+        console.print(table)
+        return
+    table = Table("before", "because of", "after", title=f"{count} of {len(revisions)} revised preferences")
+    for row in changed[:count]:
+        causes = [f"{word}: {', '.join(row[word][:3])}" for word in ("disliked", "liked") if word in row]
+        table.add_row(row.get("before", ""), "; ".join(causes), row.get("after", ""))
+    console.print(table)
+
+
+def plot(folder: Path) -> Path:
+    """Draw ``report.png``.
+
+    Args:
+        folder: of a run with ``NoiseAudit``.
+
+    Returns:
+        The picture's path.
+    """
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    audit, log = np.load(folder / "audit.npz"), pd.read_csv(folder / "metrics.csv")
+    log = log.dropna(subset=["denoise/dropped"])
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    variance, kind = audit["variance"], audit["kind"]
+    known = np.isfinite(variance) & (variance > 0)
+    low, high = np.quantile(variance[known], [0.001, 0.999]).tolist()
+    bins = np.geomspace(low, high, 50)
+    for number, (name, color) in enumerate(zip(KINDS, COLORS, strict=True)):
+        chosen = variance[known & (kind == number)]
+        if len(chosen):
+            weights = np.full(len(chosen), 1 / len(chosen))
+            label = f"{name} ({len(chosen):,})"
+            left.hist(chosen, bins, weights=weights, histtype="step", linewidth=2, color=color, label=label)
+    left.set(
+        xscale="log", xlabel="variance of the prediction over the last epochs", ylabel="share of the samples",
+        title="Do hard samples vary more than noise?",
+    )  # fmt: skip
+    left.legend()
+
+    right.stackplot(
+        log["epoch"], log["denoise/dropped"], log["denoise/hard"], labels=["dropped", "kept as hard"],
+        colors=["tab:red", "tab:orange"], alpha=0.6,
+    )  # fmt: skip
+    right.set(xlabel="epoch", ylabel="samples", title="What was dropped and kept")
+    shares = right.twinx()
+    for name, style in (("precision", "-"), ("recall", "--")):
+        shares.plot(log["epoch"], log[f"audit/dropped_is_noise_{name}"], f"k{style}", label=f"dropped is noise: {name}")
+    shares.set(ylim=(0, 1.02))
+    handles = [*right.get_legend_handles_labels()[0], *shares.get_legend_handles_labels()[0]]
+    right.legend(handles, [handle.get_label() for handle in handles], loc="lower right")
+    path = folder / "report.png"
+    figure.savefig(path, dpi=130)
+    pyplot.close(figure)
+    return path
+
+
+def main() -> None:
+    """Print everything."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("without", type=Path, help="folder of a run without denoising")
+    parser.add_argument("with_", type=Path, metavar="with", help="folder of a run with LLMHD and NoiseAudit")
+    arguments = parser.parse_args()
+    console = Console()
+    print_judgements(console, arguments.with_)
+    print_preferences(console, arguments.with_)
+    print_metrics(console, arguments.without, arguments.with_)
+    console.print(f"Picture: {plot(arguments.with_)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""The grid: real ``train.py`` processes, finished runs skipped, broken ones repeated, tables of what is there."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import yaml
+
+from llmhd_pl import compare
+
+REPOSITORY = Path(__file__).parent.parent
+SMALL = {
+    "num_readers": 60, "num_books": 80, "num_topics": 4, "books_per_reader": 12, "batch_size": 256,
+}  # fmt: skip
+
+
+def grid(folder: Path, **changes: Any) -> Path:
+    base = {"data": {"init_args": SMALL}, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
+    (folder / "small.yaml").write_text(yaml.safe_dump(base))
+    content = {
+        "output": str(folder / "out"),
+        "base": [str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml"), str(folder / "small.yaml")],
+        "seeds": [0, 1],
+        "noise_ratios": [0.1],
+        "backbones": {"LightGCN": {}},
+        "methods": {"BPR": {}, "oracle": {"trainer": {"callbacks": [{"class_path": "llmhd_pl.callbacks.Oracle"}]}}},
+        "reference": "BPR",
+    } | changes
+    path = folder / "grid.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in content.items() if value is not None}))
+    return path
+
+
+def start(path: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "llmhd_pl.compare", "--config", str(path), *more],
+        cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}, capture_output=True, text=True,
+        timeout=300,
+    )  # fmt: skip
+
+
+def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
+    path = grid(tmp_path, seeds=[0])
+    first = start(path)
+    assert first.returncode == 0, first.stdout + first.stderr
+    out = tmp_path / "out"
+    names = ["bpr-lightgcn-noise0.1-seed0", "oracle-lightgcn-noise0.1-seed0"]
+    results = [json.loads((out / name / "result.json").read_text()) for name in names]
+    assert results[0]["ndcg@10"] > 0 and results[0]["epochs"] == 2
+    assert results[0]["ndcg@10"] != results[1]["ndcg@10"]  # the method was laid over the base
+    table = pd.read_csv(out / "table.csv", dtype=str)
+    assert table["method"].tolist() == ["BPR", "oracle"]
+    assert table["ndcg@10"][0] == f"{results[0]['ndcg@10']:.4f}".replace("0.", ".")
+    gain = results[1]["ndcg@10"] / results[0]["ndcg@10"] - 1
+    assert table["gain"][1] == f"{gain:+.1%}"
+    assert (out / "table.md").read_text().count("\n") == 4
+    assert r"\begin{tabular}" in (out / "table.tex").read_text()
+    assert (out / "ndcg.png").read_bytes().startswith(b"\x89PNG")
+
+    (out / names[1] / "result.json").unlink()
+    log = (out / names[0] / "log.txt").read_text()
+    again = start(path)
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert (out / names[0] / "log.txt").read_text() == log  # not run again
+    assert json.loads((out / names[1] / "result.json").read_text()) == results[1]
+
+
+def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
+    wrong = {"trainer": {"callbacks": [{"class_path": "llmhd_pl.callbacks.VariancePruning"}]}}  # without the recorder
+    done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))
+    assert done.returncode != 0
+    assert "1 of 2 runs failed" in done.stderr
+    assert "SampleRecorder" in (tmp_path / "out" / "wrong-lightgcn-noise0.1-seed0" / "log.txt").read_text()
+    assert (tmp_path / "out" / "bpr-lightgcn-noise0.1-seed0" / "result.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [({"methods": None}, "key 'methods' is missing"), ({"method": {}}, "key 'method' is unknown; the keys are argum")],
+)
+def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
+    with pytest.raises(ValueError, match=f"grid.yaml: {error}"):
+        compare.load(grid(tmp_path, **changes))
+
+
+def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
+    table = pd.DataFrame(
+        [
+            {"method": method, "backbone": "B", "noise_ratio": 0.2, "seed": seed, "chosen epoch": 3.0}
+            | dict.fromkeys(compare.METRICS, value + 0.01 * seed)
+            for method, value in (("plain", 0.1), ("ours", 0.121))
+            for seed in (0, 1, 2)
+        ]
+    )
+    table.loc[5, "ndcg@10"] += 0.003
+    plain, ours = compare.summary(table, "plain").to_dict("records")
+    assert plain["ndcg@10"] == ".1100 ± .0100" and plain["gain"] == ""
+    assert ours["ndcg@10"] == ".1320 ± .0115" and ours["gain"] == "+20.0%"
+    assert ours["p"] == "0.002"  # differences .021, .021, .024: t = 22, two degrees of freedom
+    assert ours["epoch"] == "3, 3, 3" and ours["seeds"] == "3"

@@ -1,0 +1,67 @@
+"""The report reads what runs leave behind; nothing in it is computed anew."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from llmhd_pl import report
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> tuple[Path, Path]:
+    """A run without and a run with LLMHD, as small as they can be."""
+    without, with_ = tmp_path / "without", tmp_path / "with"
+    without.mkdir()
+    with_.mkdir()
+    pd.DataFrame([{"epoch": 0, "test/ndcg@10": 0.2}]).to_csv(without / "metrics.csv", index=False)
+    rows = [
+        {"epoch": epoch, "denoise/dropped": 2.0 + epoch, "denoise/hard": 1.0}
+        | {f"audit/dropped_is_noise_{name}": 0.5 for name in ("precision", "recall")}
+        for epoch in range(3)
+    ]
+    pd.DataFrame([*rows, {"epoch": 3, "test/ndcg@10": 0.25}]).to_csv(with_ / "metrics.csv", index=False)
+    preferences = [
+        {"epoch": 0, "user": 7, "cause": "summary", "after": "Likes boats."},
+        {"epoch": 1, "user": 7, "cause": "revision", "disliked": ["Knots"], "before": "Likes boats.", "after": "None."},
+    ]
+    judgements = [
+        {"epoch": 2, "sample": 0, "user": 7, "item": 1, "title": "Knots", "score": 2.5, "kept": False},
+        {"epoch": 2, "sample": 1, "user": 7, "item": 2, "title": "Masts", "score": 9.0, "kept": True},
+        {"epoch": 2, "sample": 2, "user": 7, "item": 3, "title": "Untold", "score": None, "kept": False},
+    ]
+    for name, lines in (("preferences", preferences), ("judgements", judgements)):
+        (with_ / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    generator = np.random.default_rng(0)
+    np.savez(
+        with_ / "audit.npz",
+        kind=np.arange(90) % 3,
+        status=np.zeros(90),
+        loss=np.ones(90),
+        variance=generator.random(90),
+    )
+    return without, with_
+
+
+def test_it_prints_metrics_judgements_and_preferences(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("sys.argv", ["report", *map(str, runs)])
+    report.main()
+    printed = capsys.readouterr().out
+    for wanted in ("0.2000", "0.2500", "+25.0%", "Knots", "2.5", "dropped", "Masts", "kept", "hard", "disliked: Knots"):
+        assert wanted in printed
+    assert "Untold" not in printed  # nothing was answered
+    assert (runs[1] / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_run_that_has_not_ended_is_named(runs: tuple[Path, Path]) -> None:
+    shutil.copy(runs[1] / "metrics.csv", runs[0] / "metrics.csv")
+    table = pd.read_csv(runs[0] / "metrics.csv")
+    table.drop(columns="test/ndcg@10").to_csv(runs[0] / "metrics.csv", index=False)
+    with pytest.raises(ValueError, match=r"without.metrics\.csv has no test metrics"):
+        report.read_test(runs[0])
