@@ -10,6 +10,46 @@ from torch import Tensor, nn
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
 
 
+def symmetric_csr(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
+    """CSR pattern of the bipartite graph with users first, then items, and which edge each entry belongs to.
+
+    Args:
+        users: int64 [n], the user of each edge.
+        items: int64 [n], its item; no edge twice.
+        num_users: number of users.
+        num_items: number of items.
+
+    Returns:
+        ``crow`` int32 [nodes + 1], ``col`` int32 [2n], ``edge`` int64 [2n]: every edge has two entries.
+    """
+    nodes = num_users + num_items
+    row = torch.cat([users, items + num_users])
+    col = torch.cat([items + num_users, users])
+    order = (row * nodes + col).argsort()
+    degree = torch.bincount(row, minlength=nodes)
+    crow = torch.cat([torch.zeros_like(degree[:1]), degree.cumsum(0)])
+    # int32: a third of the memory traffic per entry less than int64, and what MKL and cuSPARSE work with
+    return crow.int(), col[order].int(), order % max(len(users), 1)
+
+
+def edge_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int, keep: Tensor) -> Tensor:
+    """The value ``(d_u d_i)^-1/2`` of each edge where only some are kept, and degrees count those; 0 for the others.
+
+    Args:
+        users: int64 [n], the user of each edge.
+        items: int64 [n], its item.
+        num_users: number of users.
+        num_items: number of items.
+        keep: bool [n].
+
+    Returns:
+        float32 [n].
+    """
+    by_user = torch.bincount(users[keep], minlength=num_users)
+    by_item = torch.bincount(items[keep], minlength=num_items)
+    return (by_user[users] * by_item[items]).double().rsqrt().float().where(keep, 0.0)
+
+
 def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:
     """CSR arrays of ``D^-1/2 A D^-1/2``, A the bipartite graph with users first, then items.
 
@@ -24,16 +64,9 @@ def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_it
     Returns:
         ``crow`` int32 [nodes + 1], ``col`` int32 [2n], ``val`` float32 [2n].
     """
-    nodes = num_users + num_items
-    row = torch.cat([users, items + num_users])
-    col = torch.cat([items + num_users, users])
-    order = (row * nodes + col).argsort()
-    row, col = row[order], col[order]
-    degree = torch.bincount(row, minlength=nodes)
-    val = (degree[row] * degree[col]).double().rsqrt().float()
-    crow = torch.cat([torch.zeros_like(degree[:1]), degree.cumsum(0)])
-    # int32: a third of the memory traffic per entry less than int64, and what MKL and cuSPARSE work with
-    return crow.int(), col.int(), val
+    crow, col, edge = symmetric_csr(users, items, num_users, num_items)
+    every = torch.ones_like(users, dtype=torch.bool)
+    return crow, col, edge_normalization(users, items, num_users, num_items, every)[edge]
 
 
 def _layer_sum(matrix: Tensor, x: Tensor, weights: tuple[float, ...], scratch: Tensor) -> Tensor:
@@ -109,3 +142,87 @@ class SymmetricAdjacency(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """``A x``: float32 [nodes, d]."""
         return self.layer_sum(x, (0.0, 1.0))
+
+
+class _WeightedProduct(torch.autograd.Function):
+    """``S(w) x`` with gradients to both, S(w) symmetric with value w_e at both entries of edge e."""
+
+    @staticmethod
+    def forward(ctx: Any, weights: Tensor, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
+        ctx.save_for_backward(weights, x)
+        ctx.graph = graph
+        return graph._product(weights, x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        (weights, x), graph, upstream = ctx.saved_tensors, ctx.graph, gradients[0].contiguous()
+        of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_weights = torch.zeros_like(weights).index_add_(0, graph.edge, graph._dots(upstream, x))
+        return of_weights, graph._product(weights, upstream) if ctx.needs_input_grad[1] else None, None
+
+
+class _EdgeDots(torch.autograd.Function):
+    """``x_u x_i`` of each edge; its gradient is a product with the symmetric matrix of what comes in."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.graph = graph
+        dots = graph._dots(x, x)
+        return dots.new_empty(len(dots) // 2).index_copy_(0, graph.edge[: len(dots) // 2], dots[: len(dots) // 2])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        return ctx.graph._product(gradients[0], ctx.saved_tensors[0]), None
+
+
+class WeightedAdjacency(SymmetricAdjacency):
+    """A 0/1 bipartite graph whose edges can be given weights that have a gradient.
+
+    Args:
+        users: int64 [n], the user of each edge.
+        items: int64 [n], its item; no edge twice.
+        num_users: number of users.
+        num_items: number of items.
+    """
+
+    edge: Tensor
+
+    def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int) -> None:
+        crow, col, edge = symmetric_csr(users, items, num_users, num_items)
+        super().__init__(crow, col, torch.ones(len(col), device=col.device))
+        self.register_buffer("edge", edge, persistent=False)
+
+    def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
+        """``S x``, S with the weight of edge e at both of its entries; in float32 under autocast too.
+
+        Args:
+            weights: of the edges, [n].
+            x: node embeddings, [nodes, d].
+
+        Returns:
+            float32 [nodes, d].
+        """
+        with torch.autocast(x.device.type, enabled=False):
+            product: Tensor = _WeightedProduct.apply(weights.float(), x.float(), self)  # type: ignore[no-untyped-call]
+        return product
+
+    def edge_dots(self, x: Tensor) -> Tensor:
+        """The dot product of the two ends of each edge, of embeddings [nodes, d]: float32 [n]."""
+        with torch.autocast(x.device.type, enabled=False):
+            dots: Tensor = _EdgeDots.apply(x.float(), self)  # type: ignore[no-untyped-call]
+        return dots
+
+    def _matrix(self, val: Tensor) -> Tensor:
+        nodes = len(self.crow) - 1
+        return torch.sparse_csr_tensor(self.crow, self.col, val, (nodes, nodes), check_invariants=False)
+
+    def _product(self, weights: Tensor, x: Tensor) -> Tensor:
+        return torch.mm(self._matrix(weights[self.edge]), x)
+
+    def _dots(self, left: Tensor, right: Tensor) -> Tensor:
+        """``left_r right_c`` of every entry (r, c): [2n]."""
+        pattern = self._matrix(torch.zeros_like(self.val))
+        dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+        return dots

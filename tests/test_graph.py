@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
+from llmhd_pl.graph import SymmetricAdjacency, WeightedAdjacency, edge_normalization, symmetric_normalization
 
 
 def random_edges(num_users: int, num_items: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -68,3 +68,41 @@ def test_the_graph_is_not_in_the_state_dict_and_has_no_sparse_buffer() -> None:
     adjacency = SymmetricAdjacency(*symmetric_normalization(*random_edges(5, 6, 0), 5, 6))
     assert adjacency.state_dict() == {}
     assert all(buffer.layout == torch.strided for buffer in adjacency.buffers())
+
+
+def test_normalisation_of_what_is_kept_by_hand() -> None:
+    users, items = torch.tensor([1, 0, 0]), torch.tensor([0, 1, 0])
+    keep = torch.tensor([True, False, True])
+    root = 1 / 2**0.5
+    assert edge_normalization(users, items, 2, 3, keep).tolist() == pytest.approx([root, 0, root])
+
+
+@settings(deadline=None)
+@given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100))
+def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: int, seed: int) -> None:
+    users, items = random_edges(u, i, seed)  # in no order
+    graph = WeightedAdjacency(users, items, u, i)
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(u + i, 5, generator=generator, requires_grad=True)
+    weights = torch.randn(len(users), generator=generator, requires_grad=True)
+    upstream = torch.randn(u + i, 5, generator=generator)
+
+    def dense_product(weights: Tensor, x: Tensor) -> Tensor:
+        zeros = torch.zeros(u + i, u + i, dtype=x.dtype)
+        half = zeros.index_put((users, items + u), weights)
+        return (half + half.T) @ x
+
+    def dense_dots(x: Tensor) -> Tensor:
+        return (x[users] * x[items + u]).sum(1)
+
+    references = weights.detach().double().requires_grad_(), x.detach().double().requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16):
+        ours = graph.weighted(weights, x), graph.edge_dots(x)
+    theirs = dense_product(*references), dense_dots(references[1])
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-5)
+    our_gradients = torch.autograd.grad((ours[0] * upstream).sum() + (ours[1] ** 2).sum(), (weights, x))
+    their_gradients = torch.autograd.grad((theirs[0] * upstream).sum() + (theirs[1] ** 2).sum(), references)
+    for one, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)

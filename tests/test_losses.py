@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from llmhd_pl.losses import bce_loss, bpr_loss
+from llmhd_pl.losses import bce_loss, bpr_loss, info_nce
 
 
 def test_bpr_is_minus_log_sigmoid_of_the_difference() -> None:
@@ -21,3 +21,16 @@ def test_losses_stay_finite_for_extreme_scores() -> None:
     extreme = torch.tensor([1e4, -1e4])
     assert bpr_loss(extreme, -extreme).isfinite().all()
     assert bce_loss(extreme, extreme).isfinite().all()
+
+
+def test_info_nce_by_hand() -> None:
+    anchors = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    candidates = torch.tensor([[5.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
+    losses = info_nce(anchors, candidates[:2], candidates, temperature=0.5)
+    half = 1 / math.sqrt(2)
+    cosines = [[1.0, 0.0, -1.0], [half, half, -half]]
+    sums = [math.log(sum(math.exp(cosine / 0.5) for cosine in row)) for row in cosines]
+    assert losses.tolist() == pytest.approx([sums[0] - 1 / 0.5, sums[1] - half / 0.5])
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(info_nce(anchors.bfloat16(), candidates[:2], candidates, 0.5), losses)
+    assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5).sum() == 0  # a process without a share of the batch

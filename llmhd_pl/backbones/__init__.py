@@ -1,7 +1,26 @@
 """Backbones: recommenders as LightningModules."""
 
-from llmhd_pl.backbones.base import Backbone, EmbeddingBackbone, SampleWeights
+from llmhd_pl.backbones.base import Backbone, EmbeddingBackbone, GraphBackbone, SampleWeights
+from llmhd_pl.backbones.gmf import GMF
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.mf import MF
+from llmhd_pl.backbones.ncl import NCL
+from llmhd_pl.backbones.neumf import NeuMF
+from llmhd_pl.backbones.ngcf import NGCF
+from llmhd_pl.backbones.rgcf import RGCF
+from llmhd_pl.backbones.sgl import SGL
 
-__all__ = ["MF", "Backbone", "EmbeddingBackbone", "LightGCN", "SampleWeights"]
+__all__ = [
+    "GMF",
+    "MF",
+    "NCL",
+    "NGCF",
+    "RGCF",
+    "SGL",
+    "Backbone",
+    "EmbeddingBackbone",
+    "GraphBackbone",
+    "LightGCN",
+    "NeuMF",
+    "SampleWeights",
+]

@@ -1,0 +1,69 @@
+"""NGCF."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from llmhd_pl.backbones.base import GraphBackbone, Objective, dropout, seeded_generator
+
+
+class NGCF(GraphBackbone):
+    """NGCF (Wang et al., SIGIR 2019): messages of neighbours and of their product with the node itself.
+
+    ``E_k = LeakyReLU((L + I) E_{k-1} W_k + b_k + (L E_{k-1} * E_{k-1}) W'_k + b'_k)`` with L = D^-1/2 A D^-1/2
+    (equation 7); then message dropout, and each row is scaled to length 1. The final embedding is E_0 to E_K side by
+    side (equation 9).
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        embedding_dim: length of E_0.
+        hidden_dims: lengths of E_1 to E_K.
+        message_dropout: share of each layer's output that is dropped in training.
+        seed: seed of the dropout. ``train.py`` links it to ``seed_everything``.
+        objective: see ``Backbone``, as for all that follow.
+        learning_rate: of Adam.
+        l2: weight of the L2 term. The layers' rows have length 1, so E_0 alone has a gradient of it.
+        ks: lengths of the rankings.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int = 64,
+        hidden_dims: Sequence[int] = (64, 64, 64),
+        message_dropout: float = 0.1,
+        seed: int = 0,
+        objective: Objective = "bpr",
+        learning_rate: float = 1e-3,
+        l2: float = 1e-5,
+        ks: Sequence[int] = (5, 10, 20),
+    ) -> None:
+        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        self.message_dropout, self.seed = message_dropout, seed
+        widths = [embedding_dim, *hidden_dims]
+        self.sums = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        self.products = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
+        for layer in (*self.sums, *self.products):
+            assert isinstance(layer, nn.Linear)
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def final_embeddings(self) -> Tensor:
+        """All layers side by side: float32 [users + items, sum of their lengths]."""
+        layer = self.embedding.weight
+        dropping = self.training and self.message_dropout > 0
+        generator = seeded_generator(layer.device, "ngcf", self.seed, self.global_step) if dropping else None
+        layers = [layer]
+        for of_sum, of_product in zip(self.sums, self.products, strict=True):
+            neighbours = self.graph(layer)
+            layer = F.leaky_relu(of_sum(layer + neighbours) + of_product(neighbours * layer), 0.2).float()
+            if generator is not None:
+                layer = dropout(layer, self.message_dropout, generator)
+            layer = F.normalize(layer, dim=1)
+            layers.append(layer)
+        return torch.cat(layers, dim=1)

@@ -1,0 +1,127 @@
+"""SGL."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from llmhd_pl.backbones.base import Batch, Objective, seeded_generator
+from llmhd_pl.backbones.lightgcn import LightGCN
+from llmhd_pl.graph import SymmetricAdjacency, edge_normalization
+from llmhd_pl.losses import info_nce
+
+Augmentation = Literal["edge_dropout", "node_dropout", "random_walk"]
+
+
+class SGL(LightGCN):
+    """SGL (Wu et al., SIGIR 2021): LightGCN, and each node should look alike in two thinned graphs.
+
+    To LightGCN's loss come ``ssl_weight`` times the InfoNCE between a node's embeddings in the two graphs, averaged
+    over the batch, for its users and for its positives; the other nodes of the same kind in the batch are what it is
+    told apart from (equations 10 and 11; in-batch as RecBole has it). The graphs are drawn anew every epoch.
+
+    With several processes, a node is told apart from those in its own process's share of the batch.
+
+    Args:
+        num_users: number of users.
+        num_items: number of items.
+        embedding_dim: length of an embedding.
+        num_layers: K.
+        augmentation: "edge_dropout" drops edges, "node_dropout" users and items with all their edges, "random_walk"
+            edges, other ones in each layer (equations 6 to 8). What is left is normalised by its own degrees.
+        drop_rate: share of the edges, or of the users and of the items, that is dropped.
+        temperature: of InfoNCE.
+        ssl_weight: of InfoNCE.
+        seed: seed of the thinned graphs. ``train.py`` links it to ``seed_everything``.
+        objective: see ``Backbone``, as for all that follow.
+        learning_rate: of Adam.
+        l2: weight of the L2 term.
+        ks: lengths of the rankings.
+
+    Raises:
+        ValueError: ``augmentation`` is none of the three, or ``drop_rate`` not in [0, 1).
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int = 64,
+        num_layers: int = 3,
+        augmentation: Augmentation = "edge_dropout",
+        drop_rate: float = 0.1,
+        temperature: float = 0.5,
+        ssl_weight: float = 0.05,
+        seed: int = 0,
+        objective: Objective = "bpr",
+        learning_rate: float = 1e-3,
+        l2: float = 1e-5,
+        ks: Sequence[int] = (5, 10, 20),
+    ) -> None:
+        super().__init__(num_users, num_items, embedding_dim, num_layers, objective, learning_rate, l2, ks)
+        if augmentation not in ("edge_dropout", "node_dropout", "random_walk"):
+            raise ValueError(
+                f"augmentation is {augmentation!r}; it must be 'edge_dropout', 'node_dropout' or 'random_walk'."
+            )
+        if not 0 <= drop_rate < 1:
+            raise ValueError(f"drop_rate is {drop_rate}; it must be at least 0 and less than 1.")
+        self.augmentation, self.drop_rate = augmentation, drop_rate
+        self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
+        self._views: tuple[int, tuple[list[SymmetricAdjacency], ...]] | None = None
+
+    def set_graph(self, users: Tensor, items: Tensor) -> None:
+        """Build the graph from training interactions, both int64 [n]; the thinned ones follow."""
+        super().set_graph(users, items)
+        self._views = None
+
+    def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
+        """``ssl_weight`` times the mean InfoNCE of the users and of the positives between the two graphs: scalar."""
+        first, second = (self._propagate(view) for view in self._thinned_graphs())
+        loss = torch.zeros((), device=self.device)
+        for nodes in (batch["user"], batch["positive"] + self.num_users):
+            candidates = second[nodes]
+            loss = loss + info_nce(first[nodes], candidates, candidates, self.temperature).sum()
+        return self.ssl_weight * loss / batch_size
+
+    def _propagate(self, view: list[SymmetricAdjacency]) -> Tensor:
+        if self.augmentation != "random_walk":
+            layers = self.num_layers + 1
+            return view[0].layer_sum(self.embedding.weight, [1 / layers] * layers)
+        layer = total = self.embedding.weight
+        for adjacency in view:
+            layer = adjacency(layer)
+            total = total + layer
+        return total / (self.num_layers + 1)
+
+    def _thinned_graphs(self) -> tuple[list[SymmetricAdjacency], ...]:
+        """The two graphs of this epoch, of a random walk each layer's; a resumed epoch has the same."""
+        if self._views is None or self._views[0] != self.current_epoch:
+            graphs = self.num_layers if self.augmentation == "random_walk" else 1
+            self._views = (
+                self.current_epoch,
+                tuple([self._thinned(view, layer) for layer in range(graphs)] for view in (0, 1)),
+            )
+        return self._views[1]
+
+    def _thinned(self, view: int, layer: int) -> SymmetricAdjacency:
+        """The graph with the values of dropped edges zero, both directions alike, so that it stays symmetric."""
+        graph = self.graph
+        edges = len(graph.col) // 2
+        # Rows of users come first: their entries are the edges by user, then item, and the other half by item.
+        degrees = graph.crow.diff()[: self.num_users]
+        users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees)
+        items = graph.col[:edges].long() - self.num_users
+        generator = seeded_generator(torch.device("cpu"), "sgl", self.seed, self.current_epoch, view, layer)
+
+        def chosen(size: int) -> Tensor:
+            dropped = torch.zeros(size, dtype=torch.bool)
+            dropped[torch.randperm(size, generator=generator)[: int(size * self.drop_rate)]] = True
+            return dropped.to(graph.col.device)
+
+        if self.augmentation == "node_dropout":
+            keep = ~(chosen(self.num_users)[users] | chosen(self.num_items)[items])
+        else:
+            keep = ~chosen(edges)
+        val = edge_normalization(users, items, self.num_users, self.num_items, keep)
+        return SymmetricAdjacency(graph.crow, graph.col, torch.cat([val, val[items.argsort(stable=True)]]))

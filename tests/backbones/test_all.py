@@ -1,0 +1,83 @@
+"""What every backbone can do: both objectives, bf16, denoisers, resumes, several processes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
+from small_models import catalog, fit, quiet
+
+from llmhd_pl.backbones import GMF, NCL, NGCF, RGCF, SGL, Backbone, NeuMF
+from llmhd_pl.callbacks import GraphPruning, SampleRecorder, VariancePruning
+
+BACKBONES: dict[str, Any] = {
+    "GMF": lambda **arguments: GMF(60, 50, embedding_dim=16, **arguments),
+    "NeuMF": lambda **arguments: NeuMF(60, 50, embedding_dim=16, **arguments),
+    "NGCF": lambda **arguments: NGCF(60, 50, embedding_dim=16, hidden_dims=(16, 16), **arguments),
+    "SGL": lambda **arguments: SGL(60, 50, embedding_dim=16, **arguments),
+    "NCL": lambda **arguments: NCL(60, 50, embedding_dim=16, num_clusters=5, warm_up_epochs=1, **arguments),
+    "RGCF": lambda **arguments: RGCF(60, 50, embedding_dim=16, **arguments),
+}
+each = pytest.mark.parametrize("name", BACKBONES)
+
+
+def make(name: str, seed: int = 0, **arguments: Any) -> Backbone:
+    torch.manual_seed(seed)
+    model: Backbone = BACKBONES[name](**({"learning_rate": 0.02} | arguments))
+    return model
+
+
+@each
+@pytest.mark.parametrize(("objective", "precision"), [("bpr", "bf16-mixed"), ("bce", "32-true")])
+def test_it_learns(name: str, objective: Any, precision: Any) -> None:
+    model, data = make(name, objective=objective), catalog()
+    epochs = 15 if isinstance(model, GMF | NeuMF) else 8
+    fit(model, max_epochs=epochs, precision=precision, limit_val_batches=0)
+    data.setup()
+    model.eval()
+    with torch.no_grad():
+        observed = model.score(data.train_users, data.train_items)
+        others = model.score(data.train_users, torch.arange(len(data.train_items)) % 50)
+    assert float((observed > others).float().mean()) > 0.7  # .5 untrained
+    assert model.rank(torch.arange(60)).dtype == torch.float32
+
+
+@each
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_denoisers(name: str, objective: Any) -> None:
+    model = make(name, objective=objective)
+    graph = [GraphPruning(patience=1)] if hasattr(model, "set_graph") else []
+    pruning = VariancePruning(max_drop_rate=0.2, ramp_iterations=1)
+    trainer = fit(model, SampleRecorder(), pruning, *graph, max_epochs=3)
+    assert float(trainer.callback_metrics["denoise/drop_rate"]) == pytest.approx(0.2)
+    assert ("denoise/edges_removed" in trainer.callback_metrics) == bool(graph)
+    assert torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
+
+
+@each
+def test_a_resumed_run_repeats_exactly(tmp_path: Path, name: str) -> None:
+    """Five batches an epoch: step 7 lies within the second epoch, where NCL's clusters cannot be found again."""
+    keep = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
+    whole = make(name)
+    fit(whole, keep, enable_checkpointing=True, max_epochs=3, limit_val_batches=0)
+    for step in (5, 7):
+        resumed = make(name, seed=1)
+        torch.manual_seed(step)  # whatever the state of the process
+        trainer = fit(resumed, ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3, limit_val_batches=0)
+        assert trainer.global_step == 15
+        for (key, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
+            assert torch.equal(ours, theirs), key
+
+
+@pytest.mark.parametrize("name", ["NGCF", "NCL", "RGCF"])
+def test_two_processes_take_the_same_steps_as_one(tmp_path: Path, name: str) -> None:
+    weights = []
+    for devices in (1, 2):
+        model, path = make(name, learning_rate=0.005), tmp_path / f"{devices}.ckpt"
+        trainer = quiet(devices=devices, strategy="ddp_fork" if devices > 1 else "auto", limit_val_batches=0)
+        trainer.fit(model, catalog())
+        trainer.save_checkpoint(path)
+        weights.append(torch.load(path)["state_dict"])
+    for (key, one), two in zip(weights[0].items(), weights[1].values(), strict=True):
+        torch.testing.assert_close(one, two, atol=2e-4, rtol=1e-3, msg=lambda message: f"{key}: {message}")  # noqa: B023
