@@ -1,6 +1,7 @@
 """PreferenceUpdater: improves preferences by what the model has become sure of (PAPER.md, section 4)."""
 
 import warnings
+from typing import Literal, get_args
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
@@ -12,6 +13,8 @@ from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.flags import flag
 
+Among = Literal["all", "dropped"]
+
 
 class PreferenceUpdater(Callback):
     """Flags confident false positives and negatives, and lets the scorer revise the preferences of their users.
@@ -22,17 +25,21 @@ class PreferenceUpdater(Callback):
 
     Args:
         confidence_epochs: eps_gamma.
+        among: which observed items can be false positives: "all", as the paper has it, or "dropped", those that
+            ``LLMSampleScorer`` has just dropped. What varies least of all is mostly easy, not noise (docs/results.md).
         monitor: validation metric that is watched: a fall after an update is a warning.
 
     Raises:
-        ValueError: ``confidence_epochs`` is not 1 to 254.
+        ValueError: ``confidence_epochs`` is not 1 to 254, or ``among`` neither of the two.
         RuntimeError: ``LLMSampleScorer`` does not stand before it.
     """
 
-    def __init__(self, confidence_epochs: int = 3, monitor: str = "val/ndcg@10") -> None:
+    def __init__(self, confidence_epochs: int = 3, among: Among = "all", monitor: str = "val/ndcg@10") -> None:
         if not 1 <= confidence_epochs <= 254:
             raise ValueError(f"confidence_epochs is {confidence_epochs}; it must be 1 to 254.")
-        self.confidence_epochs, self.monitor = confidence_epochs, monitor
+        if among not in get_args(Among):
+            raise ValueError(f"among is {among!r}; it must be 'all' or 'dropped'.")
+        self.confidence_epochs, self.among, self.monitor = confidence_epochs, among, monitor
         self._before: float | None = None  # the metric at the last update
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -48,6 +55,9 @@ class PreferenceUpdater(Callback):
         store, reduce = self._recorder.store, self._recorder.reduce
         rate = self._pruning.drop_rate(trainer)
         positive, negative = store.variances()
+        if self.among == "dropped":
+            weights = store.weights[:, 0] if store.pointwise else store.weights
+            positive = positive.masked_fill(weights > 0, torch.nan)
         disliked = flag(-positive, rate, store.false_positive_flags, self.confidence_epochs, reduce)
         liked = flag(negative, rate, store.false_negative_flags, self.confidence_epochs, reduce)
         items = {

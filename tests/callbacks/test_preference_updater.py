@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pytorch_lightning import Callback, LightningModule, Trainer
-from small_fits import Method, Playback, catalog, playback, quiet
+from small_fits import Keep, Method, Playback, catalog, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
@@ -38,7 +38,7 @@ def flagged(variance: np.ndarray, fraction: float, lowest: bool) -> list[int]:
 
 
 def expected_revisions(
-    data: SyntheticCatalog, module: Playback, confidence: int
+    data: SyntheticCatalog, module: Playback, confidence: int, weights: list[Tensor] | None = None
 ) -> list[tuple[int, dict[int, list[int]], dict[int, list[int]]]]:
     """Section 4 in plain Python: per epoch with something new, the disliked and the liked items of each user."""
     n = len(data.train_users)
@@ -56,6 +56,8 @@ def expected_revisions(
         first = np.full(n, max(0, epoch - WINDOW + 1))
         positive = spread(module.positive, first, epoch)
         negative = spread(module.negative, np.maximum(first, item_since), epoch)
+        if weights is not None:
+            positive[weights[epoch].view(n, -1)[:, 0].numpy() > 0] = np.nan
         told: list[dict[int, list[int]]] = [{}, {}]
         for side, (flags, found, items) in enumerate(
             (
@@ -98,6 +100,19 @@ def test_the_scorer_is_told_what_became_confident_once(
         assert row["preferences/false_positives"] == sum(map(len, disliked.values()))
         assert row["preferences/false_negatives"] == sum(map(len, liked.values()))
         assert row["preferences/revised"] == len(disliked.keys() | liked.keys())
+
+
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_false_positives_among_the_dropped(tmp_path: Path, objective: str) -> None:
+    data = catalog(negative_lifetime=7)
+    module, method = playback(data, EPOCHS, objective), Method(scored="all")
+    method.updater = PreferenceUpdater(2, among="dropped")
+    keep = Keep(method.recorder)
+    quiet(tmp_path, *method.without_updates, keep, method.updater, max_epochs=EPOCHS).fit(module, data)
+    expected = expected_revisions(data, module, 2, keep.weights)
+    assert method.scorer.revisions == [(disliked, liked) for _, disliked, liked in expected]
+    assert any(disliked for _, disliked, _ in expected)
+    assert expected != expected_revisions(data, module, 2)
 
 
 def test_what_the_file_says_of_a_revision(tmp_path: Path) -> None:
@@ -205,3 +220,8 @@ def test_what_stands_before_it(tmp_path: Path) -> None:
 def test_bad_arguments(epochs: int) -> None:
     with pytest.raises(ValueError, match=f"confidence_epochs is {epochs}; it must be 1 to 254"):
         PreferenceUpdater(epochs)
+
+
+def test_among_what() -> None:
+    with pytest.raises(ValueError, match="among is 'kept'; it must be 'all' or 'dropped'"):
+        PreferenceUpdater(among="kept")  # type: ignore[arg-type]
