@@ -5,6 +5,10 @@
 All three train LightGCN (d = 64, 2 layers, BPR with L2, fused Adam) on the same batches of 1024. "bare loop" does our
 operations without Lightning; "LGConv" runs under the same Trainer, with the propagation by PyG's layer on edge_index.
 The rounds alternate, so that a machine that changes its speed changes it for all.
+
+    python benchmarks/epoch.py --backbones
+
+times one epoch of every backbone instead, with its defaults at 2 graph layers, NCL with its prototypes.
 """
 
 import argparse
@@ -19,7 +23,7 @@ from rich.table import Table
 from torch import Tensor
 from torch_geometric.nn import LGConv
 
-from llmhd_pl.backbones import LightGCN
+from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, LightGCN, NeuMF
 from llmhd_pl.datamodules import TrainBatches, Yelp
 from llmhd_pl.losses import bpr_loss
 
@@ -57,7 +61,7 @@ class EpochTimer(Callback):
         self.seconds = time.perf_counter() - self._start
 
 
-def trainer_epoch(model: LightGCN, data: Yelp) -> float:
+def trainer_epoch(model: Backbone, data: Yelp) -> float:
     """One epoch under the Trainer, progress bar included, as a user runs it."""
     timer = EpochTimer()
     trainer = Trainer(
@@ -87,14 +91,43 @@ def bare_epoch(model: LightGCN, data: Yelp) -> float:
     return time.perf_counter() - start
 
 
+def time_backbones(data: Yelp, rounds: int) -> None:
+    """Print the seconds per epoch of every backbone."""
+    sizes = data.num_users, data.num_items
+    backbones: dict[str, Backbone] = {
+        "MF": MF(*sizes),
+        "GMF": GMF(*sizes),
+        "NeuMF": NeuMF(*sizes),
+        "LightGCN": LightGCN(*sizes, num_layers=2),
+        "NGCF": NGCF(*sizes, hidden_dims=(64, 64)),
+        "SGL": SGL(*sizes, num_layers=2),
+        "NCL": NCL(*sizes, num_layers=2, warm_up_epochs=0),
+        "RGCF": RGCF(*sizes, num_layers=2),
+    }
+    seconds: dict[str, list[float]] = {name: [] for name in backbones}
+    for _ in range(rounds):
+        for name, model in backbones.items():
+            seconds[name].append(trainer_epoch(model, data))
+    table = Table(
+        "Yelp, batch 1024", "seconds per epoch: median", "min", "max", title="benchmarks/epoch.py --backbones"
+    )
+    for name, times in seconds.items():
+        table.add_row(name, *(f"{value:.2f}" for value in (median(times), min(times), max(times))))
+    Console().print(table)
+
+
 def main() -> None:
     """Run the rounds and print the medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="../shared/data/yelp")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--backbones", action="store_true", help="time every backbone")
     arguments = parser.parse_args()
     data = Yelp(arguments.data_dir)
     data.setup()
+    if arguments.backbones:
+        time_backbones(data, arguments.rounds)
+        return
     ours = LightGCN(data.num_users, data.num_items)
     theirs = LGConvLightGCN(data.num_users, data.num_items)
     for model in (ours, theirs):
