@@ -24,6 +24,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.prompts import Prompts
 from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
 
@@ -156,7 +157,8 @@ def main() -> None:
     table = Table("weights", "way", "pairs/s: median", "min", "max", "ours is", "wanted", title="benchmarks/scoring.py")
     with tempfile.TemporaryDirectory() as folder:
         parameters = save_model(folder, arguments.layers)
-        kinds: dict[str, Quantization] = {"bf16": "none", "NF4": "nf4"}
+        dtype = str(fast_dtype(arguments.device)).removeprefix("torch.")
+        kinds: dict[str, Quantization] = {dtype: "none", "NF4": "nf4"}
         for name, quantization in kinds.items():
             speeds = measure(folder, quantization, arguments.device, arguments.rounds)
             for way, wanted in zip(speeds, (*WANTED, None, None), strict=True):
