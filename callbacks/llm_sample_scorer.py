@@ -16,6 +16,7 @@ from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Scorer
 
@@ -63,6 +64,7 @@ class LLMSampleScorer(Callback):
         self._given_texts = texts
         self.preferences = Preferences()
         self._trainer: Trainer | None = None
+        self._loaded: dict[str, Any] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the callbacks before it and the texts."""
@@ -71,7 +73,9 @@ class LLMSampleScorer(Callback):
         self._trainer = trainer
         self._recorder = required(trainer, self, SampleRecorder)
         self._pruning = required(trainer, self, VariancePruning)
-        self.preferences = Preferences()
+        self.preferences, self._loaded = Preferences(), {}
+        self._scores, self._asked = torch.empty(0), torch.empty(0, dtype=torch.bool)
+        self._changed = torch.empty(0, dtype=torch.bool)
         self.texts = self._given_texts
         if self.texts is None:
             data: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
@@ -96,9 +100,15 @@ class LLMSampleScorer(Callback):
         # Samples by user: those of user u are order[first[u]:first[u + 1]].
         self._order = users.argsort(stable=True)
         self._first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(users).cumsum(0)])
-        # The last score of each observed pair, and whether it is the answer to what would be asked now.
-        self._scores = torch.full((len(users),), torch.nan)
-        self._asked = torch.zeros(len(users), dtype=torch.bool)
+        # The last score of each observed pair, whether it is the answer to what would be asked now, and whether either
+        # was changed by this process.
+        self._scores = self._loaded.get("scores", torch.full((len(users),), torch.nan)).clone()
+        self._asked = self._loaded.get("asked", torch.zeros(len(users), dtype=torch.bool)).clone()
+        self._changed = torch.zeros(len(users), dtype=torch.bool)
+        self._loaded = {}
+        # Processes agree on log_dir when it is asked for: all must ask, which they do here, and not where files are
+        # written, which only those do that have something to write.
+        self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._titles: dict[int, str] = {}
         self.preferences.write(self.path(trainer))
 
@@ -168,7 +178,7 @@ class LLMSampleScorer(Callback):
                     f"the scorer contradicts itself: after preferences were revised, {compared - agreed} of {compared} "
                     "pairs changed sides. A larger model, or prompts with more of the items' text, may be steadier."
                 )
-        self._scores[new], self._asked[new] = scores, True
+        self._scores[new], self._asked[new], self._changed[new] = scores, True, True
         result = torch.full_like(self._scores, torch.nan)
         result[samples] = self._scores[samples]
         return result
@@ -260,7 +270,9 @@ class LLMSampleScorer(Callback):
         """Forget that these users' pairs were asked about: their preferences are new."""
         revised = torch.zeros(len(self._first) - 1, dtype=torch.bool)
         revised[list(users)] = True
-        self._asked &= ~revised[self._recorder.users]
+        revised = revised[self._recorder.users]
+        self._asked &= ~revised
+        self._changed |= revised
 
     def title(self, item: int) -> str:
         """What to call an item in a report."""
@@ -270,21 +282,41 @@ class LLMSampleScorer(Callback):
 
     def path(self, trainer: Trainer, name: str = "preferences") -> Path:
         """Where ``preferences`` (every change, with its cause) and ``judgements`` (of the last epoch) are written."""
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         part = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
-        return folder / f"{name}{part}.jsonl"
+        return self._folder / f"{name}{part}.jsonl"
 
     def state_dict(self) -> dict[str, Any]:
-        """The preferences of all processes; called on every process at once. Scores are asked again."""
-        if self._trainer is None or self._trainer.world_size == 1:
-            return self.preferences.state_dict()
-        parts: list[Any] = [None] * self._trainer.world_size
-        torch.distributed.all_gather_object(parts, self.preferences.own)
-        return self.preferences.merged(parts)
+        """Preferences, scores and usage of all processes; called on every process at once."""
+        usage = getattr(self.scorer, "usage", None)
+        changed = self._changed.nonzero().flatten()
+        own = {
+            "preferences": self.preferences.own,
+            "scores": (changed, self._scores[changed], self._asked[changed]),
+            "usage": {} if usage is None else usage.state_dict(),
+        }
+        parts: list[Any] = [own]
+        if self._trainer is not None and self._trainer.world_size > 1:
+            parts = [None] * self._trainer.world_size
+            torch.distributed.all_gather_object(parts, own)
+        scores, asked = self._scores.clone(), self._asked.clone()
+        for samples, new_scores, new_asked in (part["scores"] for part in parts):
+            scores[samples], asked[samples] = new_scores, new_asked
+        total = Usage()
+        for part in parts:
+            for template, counts in part["usage"].items():
+                total.add(template, **counts)
+        preferences = self.preferences.state_dict()
+        if len(parts) > 1:
+            preferences = self.preferences.merged([part["preferences"] for part in parts])
+        return {"preferences": preferences, "scores": scores, "asked": asked, "usage": total.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the preferences of a checkpoint."""
-        self.preferences.load_state_dict(state_dict)
+        """Take over a checkpoint; the first process takes over what all had used."""
+        self._loaded = state_dict
+        self.preferences.load_state_dict(state_dict["preferences"])
+        usage = getattr(self.scorer, "usage", None)
+        if usage is not None and (self._trainer is None or self._trainer.global_rank == 0):
+            usage.load_state_dict(state_dict["usage"])
 
 
 def _warn(message: str) -> None:

@@ -113,6 +113,12 @@ class CausalLM:
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
+    @property
+    def overhead(self) -> int:
+        """Tokens that a rated prompt has besides its text: the chat template's and the beginning of the answer."""
+        forced, paths = answer_paths(self.encode)
+        return len(self._before) + len(self._after) + len(forced) + len(_branches(paths)[-1])
+
     @torch.inference_mode()
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], int]]:
         """Expected scores, a group of prompts with the same beginning at a time.
@@ -151,8 +157,8 @@ class CausalLM:
                 rows = order[done : done + size]
                 try:
                     logits = self._continue(cache, len(prefix), [suffixes[row] for row in rows], len(branches))
-                except torch.OutOfMemoryError:
-                    if size == 1:
+                except RuntimeError as error:
+                    if size == 1 or not _is_out_of_memory(error):
                         raise
                     self.batch_tokens = max(1, self.batch_tokens // 2)
                     torch.cuda.empty_cache()
@@ -250,8 +256,8 @@ class CausalLM:
                     do_sample=False,
                     pad_token_id=padding,
                 )[:, width:]
-            except torch.OutOfMemoryError:
-                if size == 1:
+            except RuntimeError as error:
+                if size == 1 or not _is_out_of_memory(error):
                     raise
                 self.batch_tokens = max(1, self.batch_tokens // 2)
                 torch.cuda.empty_cache()
@@ -262,3 +268,8 @@ class CausalLM:
                 text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
                 yield Completion(row, text, len(encoded[row]), length)
             done += size
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA's has a class of its own; the CPU's is told by its text."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -48,7 +48,7 @@ class EndpointScorer(LanguageModelScorer):
         api_key: None takes the environment variable OPENAI_API_KEY; without either, the server is taken to need none.
             Prefer the variable: a key that is given here stands in the saved configuration of the run.
         concurrency: most requests in flight at once.
-        timeout: seconds that one request may take, waiting for its turn on the server included.
+        timeout: seconds without a sign of life after which a request has failed.
         retries: further tries of a request that failed.
         prompts: see ``LanguageModelScorer``, as for all that follow.
         scoring: "expected" or "generate".
@@ -108,6 +108,8 @@ class EndpointScorer(LanguageModelScorer):
         """The model's name, and that it was asked through a server."""
         return {"model": self.model, "protocol": "chat completions"}
 
+    rated_tokens = _RATED
+
     def count_tokens(self, text: str) -> int:
         """Tokens of a text, approximately: the protocol has no way to ask."""
         return approximate_tokens(text)
@@ -123,16 +125,22 @@ class EndpointScorer(LanguageModelScorer):
         prompts = [groups[number][0] + groups[number][1][place] for number, place in places]
         scores: list[list[float | None]] = [[None] * len(endings) for _, endings in groups]
         tokens, waiting = [0] * len(groups), [len(endings) for _, endings in groups]
-        for index, reply in self._replies(prompts, _RATED, probabilities=True):
-            number, place = places[index]
-            scores[number][place] = score = _score(reply)
-            if isinstance(score, int):
-                self._count_read_from_text(1, reply.no_probabilities)
-            tokens[number] += reply.prompt_tokens
-            self.usage.add(T_SCORE, answer_tokens=reply.answer_tokens)  # the base class expects none of a rating
-            waiting[number] -= 1
-            if not waiting[number]:
-                yield number, scores[number], tokens[number]
+        try:
+            for index, reply in self._replies(prompts, self.rated_tokens, probabilities=True):
+                number, place = places[index]
+                scores[number][place] = score = _score(reply)
+                if isinstance(score, int):
+                    self._count_read_from_text(1, reply.no_probabilities)
+                tokens[number] += reply.prompt_tokens
+                self.usage.add(T_SCORE, answer_tokens=reply.answer_tokens)  # the base class expects none of a rating
+                waiting[number] -= 1
+                if not waiting[number]:
+                    yield number, scores[number], tokens[number]
+        except Exception:  # what has arrived is paid for
+            for number, (_, endings) in enumerate(groups):
+                if 0 < waiting[number] < len(endings):
+                    yield number, scores[number], tokens[number]
+            raise
 
     def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         found = super()._known(template, prompts)

@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 from torch import Tensor
 
 from llmhd_pl.llm.accounting import Budget, Usage
@@ -53,6 +62,8 @@ class LanguageModelScorer(ABC):
 
     chunk = 32
     """Prompts, or users, that are asked about together and whose answers are written to the cache together."""
+    rated_tokens = 1
+    """The most tokens that the model writes for one rating."""
 
     def __init__(
         self,
@@ -85,6 +96,11 @@ class LanguageModelScorer(ABC):
     @abstractmethod
     def count_tokens(self, text: str) -> int:
         """Tokens of a text."""
+
+    @property
+    def overhead(self) -> int:
+        """Tokens that a prompt has besides its text: the chat template's, and a beginning of the answer."""
+        return 0
 
     @abstractmethod
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
@@ -196,7 +212,7 @@ class LanguageModelScorer(ABC):
                     len(endings) * self.count_tokens(beginning) + sum(self.count_tokens(ending) for ending in endings)
                     for beginning, endings in chunk
                 )
-                if not self.budget.admits(T_SCORE, size, cost + size):
+                if not self.budget.admits(T_SCORE, size, cost + size * (self._overhead() + self.rated_tokens)):
                     advance(size)
                     continue
                 for number, scores, tokens in self.rate(chunk):
@@ -237,24 +253,29 @@ class LanguageModelScorer(ABC):
         with _progress(template, len(missing)) as advance:
             for start in range(0, len(missing), self.chunk):
                 chunk = missing[start : start + self.chunk]
-                cost = sum(self.count_tokens(prompt) for prompt in chunk) + len(chunk) * max_new_tokens
+                each = self._overhead() + max_new_tokens
+                cost = sum(self.count_tokens(prompt) for prompt in chunk) + len(chunk) * each
                 if not self.budget.admits(template, len(chunk), cost):
                     advance(len(chunk))
                     continue
-                answers, asked, written = [], 0, 0
-                for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
-                    asked, written = asked + prompt_tokens, written + answer_tokens
-                    if text is not None:
-                        # JSON can carry half a character (a lone surrogate), which no file can hold.
-                        text = text.encode(errors="replace").decode()
-                        if valid(text):
-                            answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
-                self._keep(template, answers)
+                answers, returned, asked, written = [], 0, 0, 0
+                try:
+                    for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
+                        returned, asked, written = returned + 1, asked + prompt_tokens, written + answer_tokens
+                        if text is not None:
+                            # JSON can carry half a character (a lone surrogate), which no file can hold.
+                            text = text.encode(errors="replace").decode()
+                            if valid(text):
+                                answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
+                finally:  # what has arrived is paid for, also when the next one is interrupted
+                    self._keep(template, answers)
+                    self.usage.add(template, returned, 0, asked, written, returned - len(answers))
                 found |= {answer.prompt: answer.answer for answer in answers}
-                unanswered = len(chunk) - len(answers)
-                self.usage.add(template, len(chunk), 0, asked, written, unanswered)
                 advance(len(chunk))
         return found
+
+    def _overhead(self) -> int:
+        return 0 if self.budget.max_tokens is None or self.budget.exhausted else self.overhead
 
     def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         found = {} if self.cache is None else self.cache.get(self.fingerprint, prompts)
@@ -276,14 +297,23 @@ class LanguageModelScorer(ABC):
         return [profiles[item] for item in items if profiles[item] != NO_TEXT]
 
 
+class _Speed(ProgressColumn):
+    """Steps per second."""
+
+    def render(self, task: Task) -> Text:
+        """The speed of the last steps, once there is one."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s")
+
+
 class _progress:  # noqa: N801 -- used like a function
     """A bar with the speed and the time left, which disappears when it is done; none where there is nothing to do."""
 
     def __init__(self, what: str, total: int) -> None:
         self._bar: Any = None
         if total:
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-            self._bar = Progress(*columns, TaskProgressColumn(show_speed=True), TimeRemainingColumn(), transient=True)
+            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed())
+            self._bar = Progress(*columns, TimeRemainingColumn(), transient=True)
             self._task = self._bar.add_task(f"asking the language model: {what}", total=total)
 
     def __enter__(self) -> Callable[[int], None]:

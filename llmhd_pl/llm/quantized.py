@@ -9,6 +9,15 @@ from typing import Any, Literal
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
 
+_MODEL_FILES = (
+    ".safetensors",
+    ".bin",
+    ".json",
+    ".jinja",
+    ".model",
+    ".txt",
+)  # weights, settings, tokenizer, chat template
+
 Quantization = Literal["nf4", "int8", "none"]
 
 
@@ -21,8 +30,8 @@ class QuantizedLLM(LanguageModelScorer):
     Args:
         model: hub id or folder.
         revision: branch, tag or commit of the hub.
-        quantization: "nf4" (4 bit, double quantisation), "int8", or "none". What is
-            not quantised is bfloat16, or float32 on a machine that only emulates bfloat16.
+        quantization: "nf4" (4 bit, double quantisation), "int8", or "none". What is not quantised is
+            bfloat16, or float32 on a machine that only emulates bfloat16.
         device: where it runs; None is CUDA where there is one, otherwise the CPU.
         batch_tokens: tokens of a batch; it halves itself when the device runs out of memory.
         prompts: see ``LanguageModelScorer``, as for all that follow.
@@ -60,20 +69,27 @@ class QuantizedLLM(LanguageModelScorer):
 
     @property
     def model_fingerprint(self) -> dict[str, str]:
-        """Name, revision and quantisation; of a folder the hash of its weights stands for the revision."""
-        parts = {"model": self.model, "revision": self.revision, "quantization": self.quantization}
+        """Name, revision and quantisation; of a folder, wherever it lies, the hash of its files stands for both.
+
+        A branch of the hub, such as "main", may come to hold another model: give a commit where answers are kept long.
+        """
         if Path(self.model).is_dir():
-            parts["revision"] = self._digests
-        return parts
+            return {"model": self._digests, "quantization": self.quantization}
+        return {"model": self.model, "revision": self.revision, "quantization": self.quantization}
 
     @cached_property
     def _digests(self) -> str:
-        weights = sorted(Path(self.model).glob("*.safetensors"))
-        return " ".join(f"{file.name}:{_digest(file)}" for file in weights)
+        files = sorted(file for ending in _MODEL_FILES for file in Path(self.model).glob(f"*{ending}"))
+        return " ".join(f"{file.name}:{_digest(file)}" for file in files)
 
     def count_tokens(self, text: str) -> int:
         """Tokens of a text in the model's tokenizer."""
         return len(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+
+    @property
+    def overhead(self) -> int:
+        """See ``LanguageModelScorer``; loads the model."""
+        return self._causal_lm.overhead
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
         """Greedy completions."""

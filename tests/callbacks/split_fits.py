@@ -34,8 +34,10 @@ def fit(
     data = catalog(negative_lifetime=3)
     tables = playback(data, 8, objective)
     module = Graph(tables.losses, tables.positive, tables.negative, objective)
-    random = {"candidates": "random"} if arguments.pop("random", False) else {}
-    method = Method(pruning=random, **arguments)
+    pruning: dict[str, Any] = {"candidates": "random"} if arguments.pop("random", False) else {}
+    if rate := arguments.pop("rate", None):
+        pruning |= {"max_drop_rate": rate, "ramp_iterations": 1}
+    method = Method(pruning=pruning, **arguments)
     keep = ModelCheckpoint(folder, every_n_train_steps=3, save_top_k=-1, filename="{step}")
     ends = ModelCheckpoint(
         folder, every_n_epochs=1, save_top_k=-1, filename="end-{epoch}", save_on_train_epoch_end=True

@@ -313,6 +313,7 @@ SPLIT: dict[str, dict[str, Any]] = {
     "joint": {"epochs": 5, "scored": "all"},
     "paper": {"epochs": 5, "rule": "paper", "objective": "bce", "random": True},
 }
+ONE_REVISED: dict[str, Any] = {"epochs": 4, "rate": 0.004}  # so few are flagged that one process has none
 MID_EPOCH = "step=21"  # in the fourth of epochs of six batches
 
 
@@ -324,6 +325,7 @@ def split_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, arguments in SPLIT.items():
         split_fits.fit(str(folder / f"{name}-1"), 1, **arguments)
         plans.append({"folder": str(folder / f"{name}-2"), "processes": 2, **arguments})
+    plans.append({"folder": str(folder / "few-2"), "processes": 2, **ONE_REVISED})
     for checkpoint in ("end-epoch=2", MID_EPOCH):
         path = folder / "joint-1" / f"{checkpoint}.ckpt"
         plans.append(
@@ -343,6 +345,7 @@ def saved(path: Path) -> dict[str, Any]:
     state = torch.load(path, weights_only=True)["callbacks"]
     names = ("SampleRecorder", "LLMSampleScorer", "PreferenceUpdater", "GraphPruning")
     found = {name: state[name] for name in names}
+    found["LLMSampleScorer"] |= found["LLMSampleScorer"].pop("preferences")
     changes = found["LLMSampleScorer"]["changes"]
     found["LLMSampleScorer"]["changes"] = sorted(json.dumps(change, sort_keys=True) for change in changes)
     return found
@@ -368,6 +371,15 @@ def test_two_processes_decide_what_one_decides(split_folder: Path, name: str) ->
     assert len(lines) == 2 and all(lines)
     written = sorted(json.dumps(json.loads(line), sort_keys=True) for part in lines for line in part)
     assert written == state["LLMSampleScorer"]["changes"]
+
+
+def test_preferences_of_one_process_only_are_revised(split_folder: Path, tmp_path: Path) -> None:
+    """Whatever all processes must do together, such as asking for the run's folder, must not wait for the idle one."""
+    split_fits.fit(str(tmp_path), 1, **ONE_REVISED)
+    one, two = tmp_path / "end-epoch=3.ckpt", split_folder / "few-2" / "end-epoch=3.ckpt"
+    assert differing(saved(one), saved(two)) == []
+    ranks = [path.read_text() for path in (split_folder / "few-2").glob("runs/version_0/preferences-rank*.jsonl")]
+    assert sorted('"revision"' in text for text in ranks) == [False, True]
 
 
 def test_one_process_s_checkpoint_goes_on_with_two(split_folder: Path) -> None:

@@ -202,7 +202,12 @@ def test_sliding_windows() -> None:
     check_rates(CausalLM(MistralForCausalLM(config).eval(), tokenizer), GROUPS)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
+@pytest.mark.parametrize(
+    "full",
+    [torch.OutOfMemoryError("no room"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
+    ids=["CUDA", "CPU"],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(full: RuntimeError) -> None:
     tokenizer = make_tokenizer(True)
     model = make_model(tokenizer)
     lm = CausalLM(model, tokenizer)
@@ -213,7 +218,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on() -> None:
     def small_device(input_ids: torch.Tensor, **arguments: Any) -> Any:
         rows.append(len(input_ids))
         if len(input_ids) > 3:
-            raise torch.OutOfMemoryError("no room")
+            raise full
         return forward(input_ids=input_ids, **arguments)
 
     model.forward = small_device  # type: ignore[method-assign]
@@ -238,6 +243,20 @@ def test_one_row_that_does_not_fit_is_an_error() -> None:
     for asked in (lm.rate([("a", ["b"])]), lm.complete(["a"], 3)):
         with pytest.raises(torch.OutOfMemoryError):
             list(asked)
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory() -> None:
+    tokenizer = make_tokenizer(True)
+    lm = CausalLM(make_model(tokenizer), tokenizer)
+
+    def broken(**arguments: Any) -> Any:
+        raise RuntimeError("broken")
+
+    lm.model.forward = broken
+    for asked in (lm.rate([("a", ["b", "c"])]), lm.complete(["a", "b"], 3)):
+        with pytest.raises(RuntimeError, match="broken"):
+            list(asked)
+    assert lm.batch_tokens == 16384
 
 
 def test_item_text_cannot_spell_a_control_token() -> None:

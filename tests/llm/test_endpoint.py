@@ -425,6 +425,21 @@ def test_a_refused_key_or_model_ends_the_run(server: Server, status: int, remedy
     assert len(server.asked) < 8  # neither retried nor asked on; some more may have been under way
 
 
+@pytest.mark.parametrize("scoring", ["generate", "expected"])
+def test_what_was_answered_before_the_key_was_refused_is_kept(server: Server, tmp_path: Path, scoring: str) -> None:
+    def answer(number: int, asked: dict[str, Any]) -> Reply:
+        return probable(number, asked) if number < 3 else Reply({"error": {"message": "no more"}}, status=401)
+
+    server.answer = answer
+    cache = str(tmp_path / "answers.sqlite")
+    made = scorer(server.url, scoring=scoring, concurrency=1, cache=cache)
+    with pytest.raises(RuntimeError, match="no more"):
+        made.score(PREFERENCES, torch.tensor([[0, item] for item in range(8)]))
+    with AnswerCache(tmp_path / "answers.sqlite") as kept:
+        assert len(kept) == 3
+    assert made.usage.tokens == 3 * 105
+
+
 def unused_url() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

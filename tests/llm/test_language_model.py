@@ -1,13 +1,16 @@
+import io
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from llmhd_pl.llm.cache import MissingAnswersError
-from llmhd_pl.llm.language_model import LanguageModelScorer
+from llmhd_pl.llm.language_model import LanguageModelScorer, _progress
 
 ITEMS = [
     {"title": "Otter"},
@@ -172,3 +175,36 @@ def test_wrong_use_is_named() -> None:
         Parrot(scoring="guess")
     with pytest.raises(RuntimeError, match="prepare"):
         Parrot().summarize({0: [0]})
+
+
+def test_what_had_arrived_when_the_model_failed_is_kept(tmp_path: Path) -> None:
+    class Failing(Parrot):
+        def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+            for count, answer in enumerate(super().complete(prompts, max_new_tokens)):
+                if count == 2:
+                    raise KeyboardInterrupt
+                yield answer
+
+    cache = str(tmp_path / "answers.sqlite")
+    histories = {user: [user % 3, (user + 1) % 3, (user // 3) % 3] for user in range(5)}
+    failing = Failing(cache=cache)
+    failing.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    with pytest.raises(KeyboardInterrupt):
+        failing.summarize(histories)
+    assert failing.usage.templates["T_sum"].calls == 2 and failing.usage.templates["T_sum"].answer_tokens == 6
+    again = parrot(cache=cache)
+    whole = parrot()
+    assert again.summarize(histories) == whole.summarize(histories)
+    assert len(again.asked) == len(whole.asked) - 2
+
+
+def test_the_bar_shows_the_speed() -> None:
+    bar = _progress("pairs", 10)
+    with bar as advance:
+        for _ in range(4):
+            time.sleep(0.01)
+            advance(2)
+        console = Console(width=200, file=io.StringIO(), force_terminal=True)
+        console.print(bar._bar.get_renderable())
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert re.search(r"8/10.*[1-9][0-9]*/s", shown)

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -63,11 +64,51 @@ def test_eight_bit_rates_nearly_like_bfloat16(folder: Path, caplog: pytest.LogCa
     assert "will be cast" not in caplog.text
 
 
-def test_the_weights_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    monkeypatch.setattr(quantized, "_digest", lambda path: hashed.append(path) or "digest")
+    monkeypatch.setattr(quantized, "_digest", lambda path: hashed.append(path.name) or "digest")
     asked = scorer(folder)
-    assert asked.fingerprint == asked.fingerprint and len(hashed) == 1
+    assert asked.fingerprint == asked.fingerprint
+    assert len(hashed) == len(set(hashed)) and {"model.safetensors", "tokenizer.json", "config.json"} <= set(hashed)
+
+
+def test_a_folder_is_known_by_what_is_in_it(folder: Path, tmp_path: Path) -> None:
+    """A cache that is published with a model answers wherever the model is put, and no other model."""
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    assert scorer(moved).fingerprint == scorer(folder).fingerprint
+    for name in ("model.safetensors", "tokenizer.json", "chat_template.jinja"):
+        changed = Path(shutil.copytree(folder, tmp_path / name))
+        with (changed / name).open("ab") as file:
+            file.write(b" ")
+        assert QuantizedLLM(str(changed), device="cpu", prompts="books").fingerprint != scorer(folder).fingerprint
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_the_budget_counts_the_chat_template(folder: Path, scoring: Any) -> None:
+    pairs = torch.tensor([(user, item) for user in (0, 1) for item in range(3)])
+    whole = scorer(folder, scoring=scoring)
+    whole.score(PREFERENCES, pairs)
+    cost = whole.usage.tokens + 6 * (0 if scoring == "expected" else 12 - 1)
+    for limit in range(whole.usage.tokens - 20, whole.usage.tokens):
+        short = scorer(folder, scoring=scoring, max_tokens=limit)
+        with pytest.warns(UserWarning, match="budget is used up"):
+            short.score(PREFERENCES, pairs)
+        assert short.usage.tokens <= limit
+    enough = scorer(folder, scoring=scoring, max_tokens=cost + 6 * 12)
+    enough.score(PREFERENCES, pairs)
+    assert enough.usage.tokens == whole.usage.tokens and not enough.budget.exhausted
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
+def test_on_a_gpu_it_rates_nearly_as_on_the_cpu(folder: Path, quantization: Any) -> None:
+    on_gpu = QuantizedLLM(str(folder), quantization=quantization, device="cuda", prompts="books")
+    on_gpu.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    difference = on_gpu.score(PREFERENCES, PAIRS) - scorer(folder, quantization=quantization).score(PREFERENCES, PAIRS)
+    assert difference.abs().max() < 0.5
+    assert on_gpu._causal_lm.model.device.type == "cuda"
+    on_gpu.summarize({0: [0, 1]})
+    assert on_gpu.usage.templates["T_sum"].calls == 1
 
 
 def test_a_cached_run_never_loads_the_model(folder: Path, tmp_path: Path) -> None:
