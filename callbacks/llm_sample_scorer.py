@@ -73,6 +73,7 @@ class LLMSampleScorer(Callback):
         self._trainer = trainer
         self._recorder = required(trainer, self, SampleRecorder)
         self._pruning = required(trainer, self, VariancePruning)
+        self._pruning.decides = False
         self.preferences, self._loaded = Preferences(), {}
         self._scores, self._asked = torch.empty(0), torch.empty(0, dtype=torch.bool)
         self._changed = torch.empty(0, dtype=torch.bool)
@@ -203,6 +204,7 @@ class LLMSampleScorer(Callback):
         positive, negative = positive.to(device), negative.to(device)
         pairwise = not store.pointwise
         suspicious = store.status != CLEAN
+        self._suspicious = suspicious if pairwise else suspicious[:, 0]
         if self.rule == "joint":
             agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
             rate = self._pruning.drop_rate(trainer)
@@ -235,15 +237,18 @@ class LLMSampleScorer(Callback):
         (_, positive), (negative_wanted, negative) = asked_and_answered
         # A pair of items is judged once, by two answers.
         judged = ~positive.isnan() & ~(negative_wanted & negative.isnan()) if not store.pointwise else ~answers.isnan()
+        suspicious_fit = (positive >= FITTING)[self._suspicious.cpu() & ~positive.isnan()]
         counts = [
             int(judged.sum()),
+            int(suspicious_fit.sum()),
+            len(suspicious_fit),
             int((store.status == HARD).sum()),
             int((store.status == NOISE).sum()),
             len(answers),
             int(answers.isnan().sum()),
             *histogram.tolist(),
         ]
-        judged_in_all, hard, dropped, asked, unanswered, *levels = self._recorder.reduce(
+        judged_in_all, fitting, suspicious, hard, dropped, asked, unanswered, *levels = self._recorder.reduce(
             torch.tensor(counts, device=trainer.strategy.root_device)
         ).tolist()
         pl_module.log("denoise/hard", float(hard))
@@ -258,13 +263,14 @@ class LLMSampleScorer(Callback):
             tokens, calls = self._recorder.reduce(total).tolist()
             pl_module.log("llm/tokens", float(tokens))
             pl_module.log("llm/calls", float(calls))
-        if self.rule != "joint" and judged_in_all >= _FEW:
-            share = hard / judged_in_all
-            if not 0.02 < share < 0.98:
-                _warn(
-                    f"{share:.0%} of the candidates that the scorer answered were judged hard: it does not tell them "
-                    "apart. Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
-                )
+        if self.rule == "joint":  # it drops a fixed fraction; whether the scorer tells samples apart, scores say
+            hard, judged_in_all = fitting, suspicious
+        if judged_in_all >= _FEW and not 0.02 < (share := hard / judged_in_all) < 0.98:
+            found = "fit (5.5 or more)" if self.rule == "joint" else "were judged hard"
+            _warn(
+                f"{share:.0%} of the suspicious items that the scorer answered {found}: it does not tell them apart. "
+                "Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
+            )
 
     def ask_again(self, users: Sequence[int]) -> None:
         """Forget that these users' pairs were asked about: their preferences are new."""

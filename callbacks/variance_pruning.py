@@ -49,11 +49,14 @@ class VariancePruning(Callback):
             raise ValueError(f"candidates is {candidates!r}; it must be 'variance' or 'random'.")
         self.max_drop_rate, self.ramp_iterations = max_drop_rate, ramp_iterations
         self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
+        self.decides = True
+        """Whether what is dropped is decided here: ``LLMSampleScorer`` takes that over."""
         self._recorder: SampleRecorder | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the recorder."""
         if stage == "fit":
+            self.decides = True
             self._recorder = required(trainer, self, SampleRecorder)
 
     def drop_rate(self, trainer: Trainer) -> float:
@@ -80,3 +83,6 @@ class VariancePruning(Callback):
         pl_module.log("denoise/drop_rate", rate)
         pl_module.log("denoise/noise_set", float(counts[0]))
         pl_module.log("denoise/candidates", float(counts[1]))
+        if self.decides:
+            pl_module.log("denoise/hard", 0.0)
+            pl_module.log("denoise/dropped", float(counts[0]))

@@ -6,6 +6,7 @@ also while the rest is running.
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import os
@@ -74,6 +75,33 @@ def runs_of(grid: Mapping[str, Any]) -> list[Run]:
     return [Run(method, backbone, noise, seed) for seed, noise, backbone, method in cells]
 
 
+def configuration(grid: Mapping[str, Any], run: Run) -> str:
+    """A hash of all that decides what the run does: config files, what is laid over them, further arguments."""
+    parts = [*grid["base"], grid["backbones"][run.backbone], grid["methods"][run.method]]
+    contents = [yaml.safe_load(Path(part).read_text()) if isinstance(part, str) else part for part in parts]
+    text = json.dumps([contents, grid.get("arguments", [])], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def unfinished(grid: Mapping[str, Any]) -> list[Run]:
+    """The runs that have no result yet.
+
+    Raises:
+        ValueError: a result is of another configuration.
+    """
+    missing = []
+    for run in runs_of(grid):
+        path = Path(grid["output"]) / run.name / "result.json"
+        if not path.is_file():
+            missing.append(run)
+        elif json.loads(path.read_text()).get("configuration") != configuration(grid, run):
+            raise ValueError(
+                f"{path} is the result of another configuration: the grid or a file that it names has changed since. "
+                "Remove the run's folder to repeat it, or give the grid another output."
+            )
+    return missing
+
+
 def execute(grid: Mapping[str, Any], run: Run, folder: Path) -> None:
     """Train and test one run, and write its ``result.json``; a run that was broken off goes on where it was.
 
@@ -111,7 +139,7 @@ def execute(grid: Mapping[str, Any], run: Run, folder: Path) -> None:
     if done.returncode != 0:
         raise RuntimeError(f"{run.name} ended with {done.returncode}: see {folder / 'log.txt'}.")
     result = folder / "result.json"
-    result.with_suffix(".part").write_text(json.dumps(_result(folder)))
+    result.with_suffix(".part").write_text(json.dumps(_result(folder) | {"configuration": configuration(grid, run)}))
     result.with_suffix(".part").replace(result)
 
 
@@ -219,7 +247,7 @@ def main() -> None:
     arguments = parser.parse_args()
     grid = load(arguments.config)
     folder, failed = Path(grid["output"]), []
-    missing = [run for run in runs_of(grid) if not (folder / run.name / "result.json").is_file()]
+    missing = unfinished(grid)
     if not arguments.table and missing:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
         with (

@@ -70,6 +70,22 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     assert json.loads((out / names[1] / "result.json").read_text()) == results[1]
 
 
+def test_results_of_another_configuration_are_not_mixed_in(tmp_path: Path) -> None:
+    path = grid(tmp_path, seeds=[0])
+    loaded = compare.load(path)
+    run = compare.runs_of(loaded)[1]
+    folder = tmp_path / "out" / run.name
+    folder.mkdir(parents=True)
+    (folder / "result.json").write_text(json.dumps({"configuration": compare.configuration(loaded, run)}))
+    assert compare.unfinished(loaded) == [compare.runs_of(loaded)[0]]
+    for changes in ({"methods": loaded["methods"] | {"oracle": {}}}, {"arguments": ["--model.l2=0"]}):
+        with pytest.raises(ValueError, match=r"oracle.*result\.json is the result of another configuration"):
+            compare.unfinished(compare.load(grid(tmp_path, seeds=[0], **changes)))
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 3}}))
+    with pytest.raises(ValueError, match="another configuration"):
+        compare.unfinished(loaded)
+
+
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     wrong = {"trainer": {"callbacks": [{"class_path": "llmhd_pl.callbacks.VariancePruning"}]}}  # without the recorder
     done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))

@@ -3,7 +3,7 @@
     python tools/train_judge.py              # trains, writes llmhd_pl/llm/judge/, then measures
     python tools/train_judge.py --evaluate   # only measures, in 4 bit
 
-The judge is a Llama of 1.2 million parameters that has read nothing but the prompts of this package about books of
+The judge is a Llama of 1.06 million parameters that has read nothing but the prompts of this package about books of
 ``SyntheticCatalog``. It lets the whole 4-bit path run offline on a CPU; of real books it knows nothing.
 
 Its training text says what a perfect reader of the prompt would answer: the topics of the books are counted, the most
@@ -368,8 +368,8 @@ def evaluate(quantization: str = "nf4", num_readers: int = 300) -> dict[str, flo
     Returns:
         ``auc``: a liked test book scores higher than a book outside the reader's three tastes; ``main_taste``: share of
         the summaries that name the reader's most read taste; ``revised``: share of readers whose scores of a taste fall
-        after books of it are disliked; ``order_10``, ``order_1``: mean and ``_largest`` largest move of the score by a
-        book that orders that score, in words it has not seen.
+        after books of it are disliked; ``order_10``, ``order_1``: mean, ``_95%`` 95th percentile and ``_largest``
+        largest move of the score by a book that orders that score, in words it has not seen.
     """
     data = HeldOutCatalog(num_readers=num_readers, seed=77)
     data.setup()
@@ -412,7 +412,11 @@ def evaluate(quantization: str = "nf4", num_readers: int = 300) -> dict[str, flo
         texts = [{"title": injected(book, text, rng)} for book, text in zip(books, order, strict=True)]
         judge.prepare(texts, torch.empty(0, 2, dtype=torch.int64))
         moved = (judge.score(preferences, some) - plain).abs()
-        figures |= {f"order_{number}": float(moved.mean()), f"order_{number}_largest": float(moved.max())}
+        figures |= {
+            f"order_{number}": float(moved.mean()),
+            f"order_{number}_95%": float(moved.quantile(0.95)),
+            f"order_{number}_largest": float(moved.max()),
+        }
     return figures
 
 

@@ -219,7 +219,12 @@ class AnswerCache:
         self.close()
 
     def _open(self) -> sqlite3.Connection:
-        address = self.path.absolute().as_uri() + ("?mode=ro" if self.replay else "")
+        address = self.path.absolute().as_uri()
+        if self.replay:
+            address += "?mode=ro"
+            # Otherwise SQLite wants to write a file beside it, which it must not where a published cache lies.
+            if not self.path.with_name(self.path.name + "-wal").exists():
+                address += "&immutable=1"
         connection = sqlite3.connect(address, uri=True, timeout=_BUSY_SECONDS, isolation_level=None)
         try:
             (version,) = connection.execute("PRAGMA user_version").fetchone()

@@ -33,10 +33,8 @@ class LexicalScorer(VectorScorer):
 
 
 def _vectorizer(max_features: int) -> Any:
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise ImportError("LexicalScorer needs scikit-learn: pip install 'llmhd-pl[encoder]'.") from error
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]  # a second to import
+
     # Every run of letters or digits is a word: a title may be "5th" or "A", and is never a row of field separators.
     return TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, max_features=max_features, token_pattern=r"(?u)\b\w+\b"

@@ -261,13 +261,26 @@ def big_catalog() -> SyntheticCatalog:
 
 
 @pytest.mark.parametrize(
-    ("rule", "score", "share"), [("paper", 5.0, "100%"), ("consistent", 10.0, "100%"), ("consistent", 1.0, "0%")]
+    ("rule", "score", "share"),
+    [
+        ("paper", 5.0, "100%"),
+        ("consistent", 10.0, "100%"),
+        ("consistent", 1.0, "0%"),
+        ("joint", 10.0, "100%"),
+        ("joint", 1.0, "0%"),
+    ],
 )
-def test_a_judge_that_says_one_thing_is_reported(tmp_path: Path, rule: str, score: float, share: str) -> None:
+@pytest.mark.parametrize("scored", ["candidates", "all"])
+def test_a_judge_that_says_one_thing_is_reported(
+    tmp_path: Path, rule: str, score: float, share: str, scored: str
+) -> None:
     """The paper's rule compares the two items of a pair: a gap of 0 is always hard."""
     data = big_catalog()
-    method = Method(FakeScorer(lambda user, item, preference: score), rule=rule)
-    with pytest.warns(UserWarning, match=f"LLMSampleScorer: {share} of the candidates .* judged hard: .*preferences"):
+    scored = scored if rule == "joint" else "candidates"
+    method = Method(FakeScorer(lambda user, item, preference: score), rule=rule, scored=scored)
+    found = r"fit \(5.5 or more\)" if rule == "joint" else "were judged hard"
+    message = f"LLMSampleScorer: {share} of the suspicious items that the scorer answered {found}: .*preferences"
+    with pytest.warns(UserWarning, match=message):
         quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2), data)
 
 
@@ -276,8 +289,9 @@ def test_a_judge_that_tells_apart_is_not_reported(tmp_path: Path, objective: str
     data = big_catalog()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "LLMSampleScorer")
-        method = Method(rule="paper")
-        quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2, objective), data)
+        for rule in ("paper", "joint"):
+            method = Method(rule=rule)
+            quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2, objective), data)
 
 
 @pytest.mark.filterwarnings("default")

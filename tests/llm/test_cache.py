@@ -216,8 +216,10 @@ def test_replay_writes_nothing(path: Path, tmp_path: Path) -> None:
     with AnswerCache(path) as cache:
         cache.put("model", "T_score", answers("a"))
         cache.export_jsonl(tmp_path / "answers.jsonl")
-    before = path.read_bytes()
+    before, files = path.read_bytes(), sorted(path.parent.iterdir())
     with AnswerCache(path, replay=True) as cache:
+        assert cache.get("model", [answer.prompt for answer in answers("a")])
+        assert sorted(path.parent.iterdir()) == files  # SQLite would put two files beside it, if it could
         for write in (
             lambda: cache.put("model", "T_score", answers("b")),
             lambda: cache.import_jsonl(tmp_path / "answers.jsonl"),

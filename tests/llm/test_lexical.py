@@ -1,9 +1,6 @@
 import numpy as np
-import pytest
 import torch
 from scipy.special import expit
-
-pytest.importorskip("sklearn", reason="scikit-learn is not installed (extra: encoder)")
 
 from llmhd_pl.llm.lexical import LexicalScorer, _vectorizer
 from llmhd_pl.llm.prompts import item_profile
@@ -66,9 +63,3 @@ def test_short_words_and_numbers_count() -> None:
 def test_fingerprint_holds_the_settings() -> None:
     assert LexicalScorer().fingerprint == LexicalScorer().fingerprint
     assert len({LexicalScorer().fingerprint, LexicalScorer(10).fingerprint, LexicalScorer(seed=1).fingerprint}) == 3
-
-
-def test_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "sklearn.feature_extraction.text", None)
-    with pytest.raises(ImportError, match=r"pip install 'llmhd-pl\[encoder\]'"):
-        prepared()

@@ -9,7 +9,7 @@ FOLDER = Path(__file__).parent
 
 
 class EmbeddedJudge(QuantizedLLM):
-    """A Llama of 1.2 million parameters that knows the books of ``SyntheticCatalog`` and nothing else.
+    """A Llama of 1.06 million parameters that knows the books of ``SyntheticCatalog`` and nothing else.
 
     ``tools/train_judge.py`` trains it and measures it; ``docs/judges.md`` has the figures. Use it to see the path run,
     in tests and in the quickstart; take ``QuantizedLLM`` with a real model for real data.
