@@ -1,5 +1,6 @@
 import json
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from llmhd_pl.callbacks import LLMSampleScorer, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.denoising.rules import joint
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.scorer import Preference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts itself")
@@ -383,3 +385,32 @@ def test_judgements_say_what_was_decided_of_the_suspicious_in_the_last_epoch(tmp
         assert score is None or score == pytest.approx(float(scores[sample]), abs=0.006)
         answered += score is not None
     assert 0 < answered < len(rows)
+
+
+class CountingScorer(FakeScorer):
+    """Counts a call of ten tokens for each pair."""
+
+    def __init__(self) -> None:
+        super().__init__(hashed)
+        self.usage = Usage()
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        self.usage.add("T_score", calls=len(pairs), prompt_tokens=10 * len(pairs))
+        return super().score(preferences, pairs)
+
+
+def test_a_resumed_run_goes_on_with_what_was_used_and_answered(tmp_path: Path) -> None:
+    data = catalog()
+    usages, asked = [], []
+    for epochs, checkpoint in ((4, None), (2, None), (4, tmp_path / "two.ckpt")):
+        method = Method(CountingScorer(), scored="all")
+        trainer = quiet(tmp_path, *method.callbacks, max_epochs=epochs)
+        trainer.fit(playback(data, 4), data, ckpt_path=checkpoint)
+        if epochs == 2:
+            trainer.save_checkpoint(tmp_path / "two.ckpt")
+        usages.append(method.scorer.usage.state_dict())  # type: ignore[attr-defined]
+        asked.append(method.scorer.pairs)
+        assert float(trainer.callback_metrics["llm/calls"]) == usages[-1]["T_score"]["calls"]
+    whole, first, resumed = asked
+    assert resumed and first + resumed == whole  # nothing is asked again
+    assert usages[2] == usages[0] != usages[1]
