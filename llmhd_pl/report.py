@@ -73,8 +73,9 @@ def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
             table.add_row(str(row["user"]), row["after"])
         console.print(table)
         return
-    table = Table("before", "because of", "after", title=f"{len(changed[:count])} of {len(revisions)} revised preferences")
-    for row in changed[:count]:
+    shown = changed[:count]
+    table = Table("before", "because of", "after", title=f"{len(shown)} of {len(revisions)} revised preferences")
+    for row in shown:
         causes = [f"{word}: {', '.join(row[word][:3])}" for word in ("disliked", "liked") if word in row]
         table.add_row(row.get("before", ""), "; ".join(causes), row.get("after", ""))
     console.print(table)
