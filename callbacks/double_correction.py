@@ -8,7 +8,8 @@ from torch import Tensor
 
 from llmhd_pl.backbones.base import Batch
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
-from llmhd_pl.denoising.baselines import LossHistory, double_corrected, observed, variance_at
+from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
+from llmhd_pl.denoising.store import observed
 
 
 class DoubleCorrection(TruncatedLoss):

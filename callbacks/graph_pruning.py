@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.denoising.store import observed
 
 
 class GraphPruning(Callback):
@@ -59,8 +60,7 @@ class GraphPruning(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count, and rebuild the graph if its edges change."""
-        weights = self._recorder.store.weights
-        dropped = (weights[:, 0] if weights.dim() == 2 else weights) == 0
+        dropped = observed(self._recorder.store.weights) == 0
         dropped = self._recorder.reduce(dropped.int()).bool().cpu()
         self._dropped = torch.where(dropped, self._dropped.clamp(max=254) + 1, 0).to(torch.uint8)
         out = self._dropped >= self.patience

@@ -15,7 +15,7 @@ from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE, observed
 from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Scorer
@@ -130,15 +130,15 @@ class LLMSampleScorer(Callback):
         sampled = negative_wanted.nonzero().flatten()
         pairs = torch.stack([self._recorder.users[sampled], store.negative_item.cpu()[sampled].long()], dim=1)
         negative[sampled] = self._ask(trainer, pairs)
+        suspicious = observed(store.status != CLEAN).cpu()
         self._decide(trainer, positive, negative)
-        self._report(trainer, pl_module, (positive_wanted, positive), (negative_wanted, negative))
+        self._report(trainer, pl_module, suspicious, (positive_wanted, positive), (negative_wanted, negative))
         self._write_judgements(trainer, positive)
         self.preferences.write(self.path(trainer))
 
     def _write_judgements(self, trainer: Trainer, scores: Tensor) -> None:
         """Write what was decided of the suspicious observed items in the last epoch, one per line."""
-        status = self._recorder.store.status.cpu()
-        status = status[:, 0] if status.dim() == 2 else status
+        status = observed(self._recorder.store.status).cpu()
         samples = (status != CLEAN).nonzero().flatten()
         rows = zip(
             *(part[samples].tolist() for part in (self._recorder.users, self._recorder.items, scores, status)),
@@ -204,7 +204,6 @@ class LLMSampleScorer(Callback):
         positive, negative = positive.to(device), negative.to(device)
         pairwise = not store.pointwise
         suspicious = store.status != CLEAN
-        self._suspicious = suspicious if pairwise else suspicious[:, 0]
         if self.rule == "joint":
             agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
             rate = self._pruning.drop_rate(trainer)
@@ -229,7 +228,13 @@ class LLMSampleScorer(Callback):
     def _threshold(self, trainer: Trainer, start: float, end: float) -> float:
         return ramp(trainer.global_step, self._pruning.ramp_iterations, start, end)
 
-    def _report(self, trainer: Trainer, pl_module: LightningModule, *asked_and_answered: tuple[Tensor, Tensor]) -> None:
+    def _report(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        suspicious: Tensor,
+        *asked_and_answered: tuple[Tensor, Tensor],
+    ) -> None:
         """Log what was asked, answered and decided, and warn of the known signs of failure."""
         store = self._recorder.store
         answers = torch.cat([scores[wanted] for wanted, scores in asked_and_answered])
@@ -237,7 +242,7 @@ class LLMSampleScorer(Callback):
         (_, positive), (negative_wanted, negative) = asked_and_answered
         # A pair of items is judged once, by two answers.
         judged = ~positive.isnan() & ~(negative_wanted & negative.isnan()) if not store.pointwise else ~answers.isnan()
-        suspicious_fit = (positive >= FITTING)[self._suspicious.cpu() & ~positive.isnan()]
+        suspicious_fit = (positive >= FITTING)[suspicious & ~positive.isnan()]
         counts = [
             int(judged.sum()),
             int(suspicious_fit.sum()),
@@ -248,7 +253,7 @@ class LLMSampleScorer(Callback):
             int(answers.isnan().sum()),
             *histogram.tolist(),
         ]
-        judged_in_all, fitting, suspicious, hard, dropped, asked, unanswered, *levels = self._recorder.reduce(
+        judged_in_all, fitting, suspicious_in_all, hard, dropped, asked, unanswered, *levels = self._recorder.reduce(
             torch.tensor(counts, device=trainer.strategy.root_device)
         ).tolist()
         pl_module.log("denoise/hard", float(hard))
@@ -264,7 +269,7 @@ class LLMSampleScorer(Callback):
             pl_module.log("llm/tokens", float(tokens))
             pl_module.log("llm/calls", float(calls))
         if self.rule == "joint":  # it drops a fixed fraction; whether the scorer tells samples apart, scores say
-            hard, judged_in_all = fitting, suspicious
+            hard, judged_in_all = fitting, suspicious_in_all
         if judged_in_all >= _FEW and not 0.02 < (share := hard / judged_in_all) < 0.98:
             found = "fit (5.5 or more)" if self.rule == "joint" else "were judged hard"
             _warn(

@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
-from llmhd_pl.denoising.store import CLEAN, HARD
+from llmhd_pl.denoising.store import CLEAN, HARD, observed
 
 EASY_KIND, HARD_KIND, NOISE_KIND = 0, 1, 2
 
@@ -43,9 +43,9 @@ class NoiseAudit(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the decisions with the truth."""
         store = self._recorder.store
-        seen = ~_observed(store.losses).isnan()
-        dropped = (_observed(store.weights) == 0) & seen
-        status = _observed(store.status)
+        seen = ~observed(store.losses).isnan()
+        dropped = (observed(store.weights) == 0) & seen
+        status = observed(store.status)
         kinds = self.kinds.to(status.device)
         noise = kinds == NOISE_KIND
         hard = kinds == HARD_KIND if bool((kinds == HARD_KIND).any()) else ~noise
@@ -72,12 +72,8 @@ class NoiseAudit(Callback):
         np.savez_compressed(
             temporary,
             kind=self.kinds.numpy(),
-            status=_observed(store.status).cpu().numpy(),
-            loss=_observed(store.losses).cpu().numpy(),
+            status=observed(store.status).cpu().numpy(),
+            loss=observed(store.losses).cpu().numpy(),
             variance=store.variances()[0].cpu().numpy(),
         )
         temporary.replace(path)
-
-
-def _observed(values: Tensor) -> Tensor:
-    return values[:, 0] if values.dim() == 2 else values

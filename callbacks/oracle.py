@@ -8,6 +8,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from llmhd_pl.backbones.base import SampleWeights
+from llmhd_pl.denoising.store import observed
 
 
 class Oracle(Callback):
@@ -48,7 +49,7 @@ class Oracle(Callback):
         self._clean = self._clean.to(losses.device)
         weights = torch.ones_like(losses)
         # The pair of a misclick teaches nothing; the sampled item of the pointwise objective is innocent.
-        (weights[:, 0] if losses.dim() == 2 else weights)[:] = self._clean[batch["sample"]].to(losses.dtype)
+        observed(weights)[:] = self._clean[batch["sample"]].to(losses.dtype)
         return weights
 
     def _prune(self, trainer: Trainer, pl_module: Any) -> None:

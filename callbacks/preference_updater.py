@@ -12,6 +12,7 @@ from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.flags import flag
+from llmhd_pl.denoising.store import observed
 
 Among = Literal["all", "dropped"]
 
@@ -56,8 +57,7 @@ class PreferenceUpdater(Callback):
         rate = self._pruning.drop_rate(trainer)
         positive, negative = store.variances()
         if self.among == "dropped":
-            weights = store.weights[:, 0] if store.pointwise else store.weights
-            positive = positive.masked_fill(weights > 0, torch.nan)
+            positive = positive.masked_fill(observed(store.weights) > 0, torch.nan)
         disliked = flag(-positive, rate, store.false_positive_flags, self.confidence_epochs, reduce)
         liked = flag(negative, rate, store.false_negative_flags, self.confidence_epochs, reduce)
         items = {

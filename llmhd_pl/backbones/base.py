@@ -284,27 +284,11 @@ def training_graph(module: LightningModule) -> tuple[Tensor, Tensor]:
 class GraphBackbone(EmbeddingBackbone):
     """An ``EmbeddingBackbone`` whose embeddings travel over the graph of training interactions.
 
-    Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+    Takes the arguments of ``EmbeddingBackbone``.
     """
 
-    def __init__(
-        self,
-        num_users: int,
-        num_items: int,
-        embedding_dim: int = 64,
-        objective: Objective = "bpr",
-        learning_rate: float = 1e-3,
-        l2: float = 1e-4,
-        ks: Sequence[int] = (5, 10, 20),
-    ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
         self.adjacency: SymmetricAdjacency | None = None
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:

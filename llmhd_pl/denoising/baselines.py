@@ -9,6 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from llmhd_pl.denoising.store import observed
+
 Gather = Callable[[Tensor], tuple[Tensor, int]]
 """The values of all processes, one process after another, [m], and where this process's own begin."""
 WINDOW = 3
@@ -20,11 +22,6 @@ VARIANCE = 1e-4
 def alone(values: Tensor) -> tuple[Tensor, int]:
     """``Gather`` for one process."""
     return values, 0
-
-
-def observed(values: Tensor) -> Tensor:
-    """Those of observed items: of [B] all, of [B, 2] column 0; a view, [B]."""
-    return values[:, 0] if values.dim() == 2 else values
 
 
 def num_dropped(losses: Tensor, number: int, rate: float) -> int:

@@ -137,6 +137,11 @@ class SampleStore:
         self.epoch = state["epoch"]
 
 
+def observed(values: Tensor) -> Tensor:
+    """Those of observed items: of [B] all, of [B, 2] column 0; a view, [B]."""
+    return values[:, 0] if values.dim() == 2 else values
+
+
 def _variance(scores: Tensor, known: Tensor) -> Tensor:
     """Variance of each column (not corrected for the mean: it is only ranked) over its entries that are not NaN."""
     present = ~scores.isnan()

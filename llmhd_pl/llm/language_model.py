@@ -208,11 +208,9 @@ class LanguageModelScorer(ABC):
             for start in range(0, len(open_groups), self.chunk):
                 chunk = open_groups[start : start + self.chunk]
                 size = sum(len(endings) for _, endings in chunk)
-                cost = sum(
-                    len(endings) * self.count_tokens(beginning) + sum(self.count_tokens(ending) for ending in endings)
-                    for beginning, endings in chunk
-                )
-                if not self.budget.admits(T_SCORE, size, cost + size * (self._overhead() + self.rated_tokens)):
+                texts = [(beginning, len(endings)) for beginning, endings in chunk]
+                texts += [(ending, 1) for _, endings in chunk for ending in endings]
+                if not self._admits(T_SCORE, size, texts, self.rated_tokens):
                     advance(size)
                     continue
                 for number, scores, tokens in self.rate(chunk):
@@ -253,9 +251,7 @@ class LanguageModelScorer(ABC):
         with _progress(template, len(missing)) as advance:
             for start in range(0, len(missing), self.chunk):
                 chunk = missing[start : start + self.chunk]
-                each = self._overhead() + max_new_tokens
-                cost = sum(self.count_tokens(prompt) for prompt in chunk) + len(chunk) * each
-                if not self.budget.admits(template, len(chunk), cost):
+                if not self._admits(template, len(chunk), [(prompt, 1) for prompt in chunk], max_new_tokens):
                     advance(len(chunk))
                     continue
                 answers, returned, asked, written = [], 0, 0, 0
@@ -274,8 +270,13 @@ class LanguageModelScorer(ABC):
                 advance(len(chunk))
         return found
 
-    def _overhead(self) -> int:
-        return 0 if self.budget.max_tokens is None or self.budget.exhausted else self.overhead
+    def _admits(self, template: str, prompts: int, texts: Iterable[tuple[str, int]], answer_tokens: int) -> bool:
+        """Whether the budget allows prompts of these texts, each so many times; without a limit nothing is counted."""
+        if self.budget.max_tokens is None:
+            return True
+        overhead = 0 if self.budget.exhausted else self.overhead
+        tokens = sum(times * self.count_tokens(text) for text, times in texts)
+        return self.budget.admits(template, prompts, tokens + prompts * (overhead + answer_tokens))
 
     def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         found = {} if self.cache is None else self.cache.get(self.fingerprint, prompts)

@@ -9,14 +9,8 @@ from typing import Any, Literal
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
 
-_MODEL_FILES = (
-    ".safetensors",
-    ".bin",
-    ".json",
-    ".jinja",
-    ".model",
-    ".txt",
-)  # weights, settings, tokenizer, chat template
+# Weights, settings, tokenizer, chat template.
+_MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 Quantization = Literal["nf4", "int8", "none"]
 
