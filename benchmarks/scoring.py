@@ -28,7 +28,7 @@ from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.prompts import Prompts
 from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
 
-DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS, USERS = "books", 400, 40, 20, 2
+DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS, USERS = "books", 400, 40, 20, 8
 ANSWER_TOKENS = 8  # <s>N</s> and the end, where no tag is a token
 SLOW_PAIRS = 4  # in a round, of the two slow ways
 WANTED = (6, 10)  # times the pairs per second of the two slow ways

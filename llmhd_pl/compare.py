@@ -57,6 +57,10 @@ def load(path: Path) -> dict[str, Any]:
             at once) and ``reference`` (the method that the others are tested against). Keys that begin with ``x-`` are
             for YAML anchors.
 
+    Returns:
+        The grid, and as ``name`` that of the file, which its tables bear: several grids may share an output folder, and
+        with it the runs that they have in common.
+
     Raises:
         ValueError: a key is missing or unknown.
     """
@@ -66,7 +70,7 @@ def load(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: key {key!r} is missing.")
     for key in sorted(grid.keys() - _KEYS):
         raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(_KEYS))}.")
-    return grid
+    return grid | {"name": path.stem}
 
 
 def runs_of(grid: Mapping[str, Any]) -> list[Run]:
@@ -201,21 +205,21 @@ def summary(table: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
 
 
 def write(grid: Mapping[str, Any]) -> pd.DataFrame:
-    """Write ``results.csv``, ``table.md``, ``table.csv``, ``table.tex`` and ``ndcg.png`` to the output folder."""
-    folder, table = Path(grid["output"]), results(grid)
+    """Write ``NAME.md``, ``.csv``, ``.tex``, ``.png`` and ``NAME-runs.csv``, a row per run, to the output folder."""
+    path, table = Path(grid["output"]) / grid["name"], results(grid)
     if table.empty:
         return table
     short = summary(table, grid.get("reference"))
-    table.to_csv(folder / "results.csv", index=False)
-    short.to_csv(folder / "table.csv", index=False)
+    table.to_csv(f"{path}-runs.csv", index=False)
+    short.to_csv(f"{path}.csv", index=False)
     lines = ["| " + " | ".join(short.columns) + " |", "|" + "---|" * len(short.columns)]
     lines += ["| " + " | ".join(row) + " |" for row in short.itertuples(index=False)]
-    (folder / "table.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    Path(f"{path}.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
     escaped = short.replace({"±": r"$\\pm$", "%": r"\\%"}, regex=True)
     lines = [" & ".join(row) + r" \\" for row in [tuple(escaped.columns), *escaped.itertuples(index=False)]]
     body = "\n".join([r"\begin{tabular}{" + "l" * len(short.columns) + "}", *lines, r"\end{tabular}"])
-    (folder / "table.tex").write_text(body + "\n", encoding="utf-8")
-    _plot(table, folder / "ndcg.png")
+    Path(f"{path}.tex").write_text(body + "\n", encoding="utf-8")
+    _plot(table, Path(f"{path}.png"))
     return short
 
 

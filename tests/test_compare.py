@@ -53,14 +53,14 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     results = [json.loads((out / name / "result.json").read_text()) for name in names]
     assert results[0]["ndcg@10"] > 0 and results[0]["epochs"] == 2
     assert results[0]["ndcg@10"] != results[1]["ndcg@10"]  # the method was laid over the base
-    table = pd.read_csv(out / "table.csv", dtype=str)
+    table = pd.read_csv(out / "grid.csv", dtype=str)
     assert table["method"].tolist() == ["BPR", "oracle"]
     assert table["ndcg@10"][0] == f"{results[0]['ndcg@10']:.4f}".replace("0.", ".")
     gain = results[1]["ndcg@10"] / results[0]["ndcg@10"] - 1
     assert table["gain"][1] == f"{gain:+.1%}"
-    assert (out / "table.md").read_text().count("\n") == 4
-    assert r"\begin{tabular}" in (out / "table.tex").read_text()
-    assert (out / "ndcg.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "grid.md").read_text().count("\n") == 4
+    assert r"\begin{tabular}" in (out / "grid.tex").read_text()
+    assert (out / "grid.png").read_bytes().startswith(b"\x89PNG")
 
     (out / names[1] / "result.json").unlink()
     log = (out / names[0] / "log.txt").read_text()
