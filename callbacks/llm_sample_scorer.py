@@ -17,6 +17,7 @@ from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, pa
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE, observed
 from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.consistency import SimilarItems
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Scorer
 
@@ -111,6 +112,7 @@ class LLMSampleScorer(Callback):
         # written, which only those do that have something to write.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._titles: dict[int, str] = {}
+        self._similar: SimilarItems | None = None
         self.preferences.write(self.path(trainer))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -169,20 +171,32 @@ class LLMSampleScorer(Callback):
         scores, last = self._ask(trainer, pairs), self._scores[new]
         again = ~last.isnan() & ~scores.isnan()
         same_side = ((scores >= FITTING) == (last >= FITTING))[again]
-        agreed, compared = self._recorder.reduce(
-            torch.tensor([int(same_side.sum()), int(again.sum())], device=trainer.strategy.root_device)
-        ).tolist()
-        if compared:
-            pl_module.log("llm/agreement", agreed / compared)
+        counts = [int(same_side.sum()), int(again.sum()), *self._similar_agreement(new, scores)]
+        counts = self._recorder.reduce(torch.tensor(counts, device=trainer.strategy.root_device)).tolist()
+        for name, agreed, compared, what in (
+            ("agreement", *counts[:2], "after preferences were revised, {} of {} pairs changed sides"),
+            ("similar_agreement", *counts[2:], "of two similar items of one user, {} times out of {} only one fits"),
+        ):
+            if compared:
+                pl_module.log(f"llm/{name}", agreed / compared)
             if compared >= _FEW and agreed < 0.7 * compared:
                 _warn(
-                    f"the scorer contradicts itself: after preferences were revised, {compared - agreed} of {compared} "
-                    "pairs changed sides. A larger model, or prompts with more of the items' text, may be steadier."
+                    f"the scorer contradicts itself: {what.format(compared - agreed, compared)}. A larger model, or "
+                    "prompts with more of the items' text, may be steadier."
                 )
         self._scores[new], self._asked[new], self._changed[new] = scores, True, True
         result = torch.full_like(self._scores, torch.nan)
         result[samples] = self._scores[samples]
         return result
+
+    def _similar_agreement(self, samples: Tensor, scores: Tensor) -> tuple[int, int]:
+        """Of similar items of one user among these samples: how many pairs lie on the same side, and how many are."""
+        if not len(samples):
+            return 0, 0
+        if self._similar is None:
+            assert self.texts is not None
+            self._similar = SimilarItems(self.texts)
+        return self._similar.agreement(self._recorder.users[samples], self._recorder.items[samples], scores, FITTING)
 
     def _ask(self, trainer: Trainer, pairs: Tensor) -> Tensor:
         self.summarize(trainer, pairs[:, 0].unique().tolist())

@@ -29,10 +29,15 @@ class LexicalScorer(VectorScorer):
         return f"tf-idf 1 | words and pairs, {self.max_features} features | seed {self.seed}"
 
     def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
-        return sp.csr_array(_vectorizer(self.max_features).fit_transform(texts))
+        return sp.csr_array(vectorizer(self.max_features).fit_transform(texts))
 
 
-def _vectorizer(max_features: int) -> Any:
+def vectorizer(max_features: int) -> Any:
+    """TF-IDF of words and pairs of words, rows of length 1.
+
+    Args:
+        max_features: size of the vocabulary.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]  # a second to import
 
     # Every run of letters or digits is a word: a title may be "5th" or "A", and is never a row of field separators.

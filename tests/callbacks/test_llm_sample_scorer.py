@@ -311,9 +311,29 @@ def test_a_judge_that_contradicts_itself_is_reported(tmp_path: Path, steady: boo
         warnings.simplefilter("always")
         trainer.fit(playback(data, EPOCHS), data)
     assert method.scorer.revisions
-    told = [str(warning.message) for warning in caught if "contradicts itself" in str(warning.message)]
+    told = [str(warning.message) for warning in caught if "contradicts itself: after pref" in str(warning.message)]
     assert bool(told) != steady
     assert float(trainer.callback_metrics["llm/agreement"]) == (1.0 if steady else 0.0)
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("steady", [False, True])
+def test_a_judge_that_contradicts_itself_on_similar_items_is_reported(tmp_path: Path, steady: bool) -> None:
+    """Items 2 k and 2 k + 1 are branches of one chain; no other two share a word."""
+    data = big_catalog()
+    texts = [{"title": f"chain{item // 2} shop{item // 2}", "city": f"town{item}"} for item in range(60)]
+    scorer = FakeScorer(lambda user, item, preference: 8.0 if (item // 2 if steady else item) % 2 else 3.0)
+    method = Method(scorer, scored="all", texts=texts)
+    trainer = quiet(tmp_path, *method.without_updates, max_epochs=2)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(playback(data, 2), data)
+    told = [str(warning.message) for warning in caught if "contradicts itself" in str(warning.message)]
+    read = set(zip(data.train_users.tolist(), data.train_items.tolist(), strict=True))
+    pairs = sum((user, item + 1) in read for user, item in read if item % 2 == 0)  # neighbours in the user's list
+    assert pairs > 20 and len(told) == (not steady)
+    assert steady or f"of two similar items of one user, {pairs} times out of {pairs} only one fits" in told[0]
+    assert float(trainer.callback_metrics["llm/similar_agreement"]) == (1.0 if steady else 0.0)
 
 
 def test_the_scorer_is_prepared_with_texts_and_the_noisy_interactions(tmp_path: Path) -> None:

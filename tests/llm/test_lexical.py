@@ -2,7 +2,7 @@ import numpy as np
 import torch
 from scipy.special import expit
 
-from llmhd_pl.llm.lexical import LexicalScorer, _vectorizer
+from llmhd_pl.llm.lexical import LexicalScorer, vectorizer
 from llmhd_pl.llm.prompts import item_profile
 
 CITIES = ("Tucson", "Boise", "Reno")
@@ -32,7 +32,7 @@ def prepared() -> LexicalScorer:
 def test_scores_equal_a_dense_loop_that_leaves_the_judged_item_out() -> None:
     scorer, items = prepared(), catalog()
     with_text = [item for item, fields in enumerate(items) if fields]
-    rows = _vectorizer(scorer.max_features).fit_transform([item_profile(items[item]) for item in with_text]).toarray()
+    rows = vectorizer(scorer.max_features).fit_transform([item_profile(items[item]) for item in with_text]).toarray()
     vectors = dict(zip(with_text, rows, strict=True))
     histories = {user: visits()[visits()[:, 0] == user, 1].tolist() for user in range(30)}
     pairs = torch.cartesian_prod(torch.arange(30), torch.arange(60))
@@ -57,7 +57,7 @@ def test_shared_words_make_a_fit() -> None:
 
 
 def test_short_words_and_numbers_count() -> None:
-    assert list(_vectorizer(100).build_analyzer()("5th A, B2")) == ["5th", "a", "b2", "5th a", "a b2"]
+    assert list(vectorizer(100).build_analyzer()("5th A, B2")) == ["5th", "a", "b2", "5th a", "a b2"]
 
 
 def test_fingerprint_holds_the_settings() -> None:
