@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
 
@@ -76,6 +76,10 @@ class AtomicFiles(InteractionDataModule):
         data_dir: the folder.
         rating_threshold: interactions rated below it are no positives; they feed ``noise_source="low_rating"``.
             None takes every interaction, rated or not.
+        noise_below: train interactions rated below it stay, and count as noise in ``noise_mask`` and ``train_kinds``:
+            real noise of which the truth is known (the protocol of Wang et al., WSDM 2021). None: nothing is known.
+        held_out_from: valid and test keep only interactions rated at least this; those with a lower rating that the
+            split puts there are in no split. None keeps all.
         k_core: least number of interactions that a user and an item must have, after the threshold.
         split: "random" or "temporal" (each user's latest interactions are test, those before them valid).
         split_ratios: shares of train, valid and test in each user's interactions. As in RecBole, a share that is not
@@ -102,6 +106,8 @@ class AtomicFiles(InteractionDataModule):
         self,
         data_dir: str,
         rating_threshold: float | None = None,
+        noise_below: float | None = None,
+        held_out_from: float | None = None,
         k_core: int = 0,
         split: Literal["random", "temporal"] = "random",
         split_ratios: tuple[float, float, float] = (0.6, 0.2, 0.2),
@@ -125,8 +131,14 @@ class AtomicFiles(InteractionDataModule):
             )
         if k_core < 0:
             raise ValueError(f"k_core is {k_core}; it cannot be negative.")
+        if noise_below is not None and rating_threshold is not None and noise_below <= rating_threshold:
+            raise ValueError(
+                f"noise_below is {noise_below}, but nothing rated below rating_threshold ({rating_threshold}) is in "
+                "train. Raise noise_below, or leave out rating_threshold."
+            )
         self.data_dir = Path(data_dir)
         self.rating_threshold = rating_threshold
+        self.noise_below, self.held_out_from = noise_below, held_out_from
         self.k_core = k_core
         self.split: Literal["random", "temporal"] = split
         self.split_ratios = split_ratios
@@ -153,6 +165,12 @@ class AtomicFiles(InteractionDataModule):
         users, items = (pd.Index(table[column].unique()) for column in ("user", "item"))
         low = low[low["user"].isin(users) & low["item"].isin(items)]
         parts = self._split(table)
+        if self.held_out_from is not None:
+            parts[(parts > 0) & (table["rating"] < self.held_out_from).to_numpy()] = -1  # in no split
+        kinds = None
+        if self.noise_below is not None:
+            noise = (table["rating"][parts == 0] < self.noise_below).to_numpy()
+            kinds = torch.from_numpy(noise * np.int8(NOISE))
 
         def pairs(rows: pd.DataFrame) -> Tensor:
             numbers = np.stack([users.get_indexer(rows["user"]), items.get_indexer(rows["item"])], axis=1)
@@ -166,6 +184,7 @@ class AtomicFiles(InteractionDataModule):
             valid=pairs(table[parts == 1]),
             test=pairs(table[parts == 2]),
             low_rated=None if self.rating_threshold is None else pairs(low),
+            train_kinds=kinds,
             items=self._item_texts(items),
             user_names=list(users),
             item_names=list(items),
@@ -181,7 +200,7 @@ class AtomicFiles(InteractionDataModule):
         """The columns user, item, rating and time; a pair that occurs several times counts once, with its last row."""
         table = read_atomic(path)
         wanted = {"user": self.user_field, "item": self.item_field}
-        if self.rating_threshold is not None:
+        if any(bound is not None for bound in (self.rating_threshold, self.noise_below, self.held_out_from)):
             wanted["rating"] = self.rating_field
         if self.split == "temporal":
             wanted["time"] = self.time_field

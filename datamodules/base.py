@@ -21,7 +21,7 @@ class InteractionDataModule(LightningDataModule, ABC):
     """Training triples and evaluation users of one data set; children say where the data comes from.
 
     After ``setup``, row s of ``train_users`` and ``train_items`` (int64 [n], sorted by user, then item) is sample s
-    for the whole run; ``noise_mask`` (bool [n]) tells injected noise apart, for auditing only: no batch holds it.
+    for the whole run; ``noise_mask`` (bool [n]) tells noise apart, for auditing only: no batch holds it.
 
     Args:
         batch_size: samples per optimiser step, over all devices together, so that a run on more devices takes the

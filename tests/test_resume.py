@@ -11,6 +11,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+import yaml
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 
@@ -84,38 +85,42 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, step: int) -> No
     assert torch.equal(resumed.embedding.weight, whole.embedding.weight)
 
 
-SMALL_LLMHD = [
-    *(sys.executable, str(REPOSITORY / "train.py"), "fit"),
-    *("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), "--trainer.enable_progress_bar", "false"),
-    *("--trainer.max_epochs", "6", "--trainer.accelerator", "cpu", "--data.num_readers", "120"),
-    *("--data.num_books", "160", "--data.batch_size", "256"),
-]
+def small_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
+    """The quickstart, small, with preferences that are revised after two epochs, for both reasons."""
+    folder.mkdir(exist_ok=True)
+    config = yaml.safe_load((REPOSITORY / "configs" / "quickstart.yaml").read_text())
+    sizes = {"num_readers": 120, "num_books": 160, "batch_size": 256, "negative_lifetime": 3}
+    config["data"]["init_args"] |= sizes
+    config["trainer"] |= {"max_epochs": 6, "accelerator": "cpu", "enable_progress_bar": False}
+    for callback in config["trainer"]["callbacks"]:
+        if callback["class_path"].endswith("PreferenceUpdater"):
+            callback["init_args"] = {"confidence_epochs": 2}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "--config", "config.yaml", *more]
+    output = (folder / "output.txt").open("ab")
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output)
 
 
-def answers(folder: Path) -> int:
-    """How many answers the cache holds."""
+def answers(folder: Path, template: str | None = None) -> int:
+    """How many answers the cache holds, of one kind or of all."""
     path = folder / "runs" / "quickstart.sqlite"
     if not path.is_file():
         return 0
     with sqlite3.connect(path, timeout=30) as connection:
         tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        return int(connection.execute("SELECT count(*) FROM answers").fetchone()[0]) if "answers" in tables else 0
+        counts = "SELECT count(*) FROM answers WHERE template = coalesce(?, template)"
+        return int(connection.execute(counts, (template,)).fetchone()[0]) if "answers" in tables else 0
 
 
-@pytest.mark.parametrize("at", [60, 700])  # among the summaries of the first epoch, among its scores
-def test_kill_9_while_the_language_model_answers(tmp_path: Path, at: int) -> None:
+# Among the summaries of the first epoch, among its scores, and among revisions of either kind.
+@pytest.mark.parametrize(("template", "at"), [("T_sum", 60), ("T_score", 600), ("T_FP", 20), ("T_FN", 20)])
+def test_kill_9_while_the_language_model_answers(tmp_path: Path, template: str, at: int) -> None:
     """No question that has been answered is asked again, and the end is the same to the last digit."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-
-    def start_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
-        folder.mkdir(exist_ok=True)
-        output = (folder / "output.txt").open("ab")
-        return subprocess.Popen([*SMALL_LLMHD, *more], cwd=folder, env=environment, stdout=output, stderr=output)
-
-    whole = start_llmhd(tmp_path / "whole")
-    broken = start_llmhd(tmp_path / "broken")
+    whole = small_llmhd(tmp_path / "whole")
+    broken = small_llmhd(tmp_path / "broken")
     deadline = time.monotonic() + 300
-    while answers(tmp_path / "broken") < at:
+    while answers(tmp_path / "broken", template) < at:
         assert broken.poll() is None, (tmp_path / "broken" / "output.txt").read_text()
         assert time.monotonic() < deadline, "no answers after five minutes"
         time.sleep(0.01)
@@ -123,13 +128,18 @@ def test_kill_9_while_the_language_model_answers(tmp_path: Path, at: int) -> Non
     assert broken.wait() == -signal.SIGKILL
     known = answers(tmp_path / "broken")
     last = tmp_path / "broken" / "runs" / "version_0" / "checkpoints" / "last.ckpt"
-    assert start_llmhd(tmp_path / "broken", *(["--ckpt_path", str(last)] if last.is_file() else [])).wait() == 0
+    counted = 0
+    if last.is_file():
+        usage = torch.load(last)["callbacks"]["LLMSampleScorer"]["usage"]
+        counted = sum(count["calls"] for count in usage.values())
+    assert small_llmhd(tmp_path / "broken", *(["--ckpt_path", str(last)] if last.is_file() else [])).wait() == 0
     assert whole.wait() == 0, (tmp_path / "whole" / "output.txt").read_text()
 
     runs = [tmp_path / "whole" / "runs" / "version_0", tmp_path / "broken" / "runs" / "version_1"]
     assert test_metrics(runs[1]) == test_metrics(runs[0])
     calls = [pd.read_csv(run / "metrics.csv")["llm/calls"].max() for run in runs]
-    # Readers with the same preference share prompts, which a resumed run finds answered: it may ask even less.
-    assert calls[1] <= calls[0] - known
+    # The checkpoint has counted what was asked before it. Readers with the same preference share prompts, which a
+    # resumed run finds answered: it may ask even less.
+    assert calls[1] - counted <= calls[0] - known
     assert answers(tmp_path / "broken") == answers(tmp_path / "whole")
     assert (runs[0] / "preferences.jsonl").read_text() == (runs[1] / "preferences.jsonl").read_text()

@@ -145,6 +145,7 @@ def test_fields_can_have_other_names() -> None:
         ({"split_ratios": (1.2, -0.1, -0.1)}, "split_ratios"),
         ({"split_ratios": (0.8, 0.2)}, "split_ratios .*three shares that sum to 1"),
         ({"k_core": -1}, "k_core is -1"),
+        ({"rating_threshold": 3, "noise_below": 3}, r"noise_below is 3, but nothing .* rating_threshold \(3\)"),
         ({"batch_size": 0}, "batch_size is 0"),
     ],
 )
@@ -228,6 +229,33 @@ def test_low_ratings_become_noise(tmp_path: Path) -> None:
     noise = pairs_of(data.train_users[data.noise_mask], data.train_items[data.noise_mask])
     assert len(noise) == round(0.5 * len(names.train)) > 0
     assert all((int(names.user_names[u][1:]) + int(names.item_names[i][1:])) % 5 < 2 for u, i in noise)
+
+
+def test_real_noise_stays_in_train_and_what_is_held_out_is_loved(tmp_path: Path) -> None:
+    """Ratings 1 to 5: train keeps all that the split puts there, valid and test the fives of what it puts there."""
+    write(
+        tmp_path, [(f"u{user}", f"i{item}", 1 + (3 * user + item) % 5, 0) for user in range(20) for item in range(20)]
+    )
+    data = AtomicFiles(str(tmp_path), noise_below=4, held_out_from=5)
+    data.setup()
+    plain, given = AtomicFiles(str(tmp_path)).interactions, data.interactions
+
+    def rating(pair: tuple[str, str]) -> int:
+        return 1 + (3 * int(pair[0][1:]) + int(pair[1][1:])) % 5
+
+    assert named(given, "train") == named(plain, "train")
+    for split in ("valid", "test"):
+        assert named(given, split) == [pair for pair in named(plain, split) if rating(pair) == 5] != []
+    assert given.user_names is not None and given.item_names is not None
+    names = [(given.user_names[u], given.item_names[i]) for u, i in pairs_of(data.train_users, data.train_items)]
+    assert data.noise_mask.tolist() == [rating(pair) < 4 for pair in names]
+    assert data.train_kinds is not None and data.train_kinds.tolist() == [2 * (rating(pair) < 4) for pair in names]
+    # Noise can be added to it.
+    more = AtomicFiles(str(tmp_path), noise_below=4, held_out_from=5, rating_threshold=2, noise_ratio=0.1)
+    more.setup()
+    assert int(more.noise_mask.sum()) == int(more.interactions.train_kinds.eq(2).sum()) + round(  # type: ignore[union-attr]
+        0.1 * len(more.interactions.train)
+    )
 
 
 # The split
