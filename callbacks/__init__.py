@@ -1,6 +1,7 @@
 """Callbacks: the only place where Lightning meets the method."""
 
 from llmhd_pl.callbacks.double_correction import DoubleCorrection
+from llmhd_pl.callbacks.every_epoch_test import EveryEpochTest
 from llmhd_pl.callbacks.graph_pruning import GraphPruning
 from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
 from llmhd_pl.callbacks.noise_audit import NoiseAudit
@@ -15,6 +16,7 @@ from llmhd_pl.callbacks.wandb_logger import WandbLogger
 
 __all__ = [
     "DoubleCorrection",
+    "EveryEpochTest",
     "GraphPruning",
     "LLMSampleScorer",
     "NoiseAudit",

@@ -27,7 +27,8 @@ from rich.table import Table
 from scipy.stats import ttest_rel
 
 METRICS = ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
-_KEYS = {"output", "base", "arguments", "methods", "backbones", "noise_ratios", "seeds", "processes", "reference"}
+_REQUIRED = {"output", "base", "methods", "backbones", "noise_ratios", "seeds"}
+_KEYS = _REQUIRED | {"arguments", "processes", "reference", "exclude"}
 _TRAIN = Path(__file__).parents[1] / "train.py"
 
 
@@ -54,8 +55,8 @@ def load(path: Path) -> dict[str, Any]:
         path: a YAML file with ``output`` (folder), ``base`` (config files that all runs share), ``methods`` and
             ``backbones`` (name: what is laid over the base, a config file or what would stand in one),
             ``noise_ratios``, ``seeds`` and, optionally, ``arguments`` (more for the command line), ``processes`` (runs
-            at once) and ``reference`` (the method that the others are tested against). Keys that begin with ``x-`` are
-            for YAML anchors.
+            at once), ``reference`` (the method that the others are tested against) and ``exclude`` (pairs of ``method``
+            and ``backbone`` that make no sense together).
 
     Returns:
         The grid, and as ``name`` that of the file, which its tables bear: several grids may share an output folder, and
@@ -65,8 +66,7 @@ def load(path: Path) -> dict[str, Any]:
         ValueError: a key is missing or unknown.
     """
     grid: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
-    grid = {key: value for key, value in grid.items() if not key.startswith("x-")}
-    for key in sorted(_KEYS - {"arguments", "processes", "reference"} - grid.keys()):
+    for key in sorted(_REQUIRED - grid.keys()):
         raise ValueError(f"{path}: key {key!r} is missing.")
     for key in sorted(grid.keys() - _KEYS):
         raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(_KEYS))}.")
@@ -76,7 +76,8 @@ def load(path: Path) -> dict[str, Any]:
 def runs_of(grid: Mapping[str, Any]) -> list[Run]:
     """All runs, the first seed of everything first."""
     cells = itertools.product(grid["seeds"], grid["noise_ratios"], grid["backbones"], grid["methods"])
-    return [Run(method, backbone, noise, seed) for seed, noise, backbone, method in cells]
+    runs = [Run(method, backbone, noise, seed) for seed, noise, backbone, method in cells]
+    return [run for run in runs if {"method": run.method, "backbone": run.backbone} not in grid.get("exclude", [])]
 
 
 def configuration(grid: Mapping[str, Any], run: Run) -> str:
@@ -148,7 +149,7 @@ def execute(grid: Mapping[str, Any], run: Run, folder: Path) -> None:
 
 
 def _result(folder: Path) -> dict[str, float]:
-    """Test metrics, the epoch that validation chose, epochs in all, and the last epoch's audit."""
+    """Test metrics, the epoch that validation chose, the best if that is known, epochs in all, the last audit."""
     starts = sorted(folder.glob("start*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("start")))
     table: Any = pd.concat([pd.read_csv(path) for path in starts], ignore_index=True)
     test = table[[name for name in table if name.startswith("test/")]].dropna(how="all").iloc[-1]
@@ -157,6 +158,9 @@ def _result(folder: Path) -> dict[str, float]:
     result["valid ndcg@10"] = float(valid["val/ndcg@10"].max())
     result["chosen epoch"] = float(valid["epoch"][valid["val/ndcg@10"].idxmax()])
     result["epochs"] = float(valid["epoch"].max()) + 1
+    if "every_epoch/ndcg@10" in valid:  # of the callback EveryEpochTest
+        result["best epoch"] = float(valid["epoch"][valid["every_epoch/ndcg@10"].idxmax()])
+        result["best ndcg@10"] = float(valid["every_epoch/ndcg@10"].max())
     for name in table:
         if name.startswith(("audit/", "llm/tokens", "llm/unanswered")):
             values = table[name].dropna()
@@ -191,7 +195,10 @@ def summary(table: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
         for metric in METRICS:
             deviation = f" ± {group[metric].std():.4f}" if len(group) > 1 else ""
             row[metric] = f"{group[metric].mean():.4f}{deviation}".replace("0.", ".")
-        row["epoch"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
+        row["chosen epochs"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
+        if "best epoch" in group:
+            row["best epochs"] = ", ".join(f"{epoch:g}" for epoch in group["best epoch"])
+            row["ndcg@10 there"] = f"{group['best ndcg@10'].mean():.4f}".replace("0.", ".")
         if reference is not None:
             others = table[(table.noise_ratio == noise) & (table.backbone == backbone) & (table.method == reference)]
             pair = group.merge(others, on="seed", suffixes=("", " reference"))

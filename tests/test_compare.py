@@ -45,7 +45,7 @@ def start(path: Path, *more: str) -> "subprocess.CompletedProcess[str]":
 
 
 def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
-    path = grid(tmp_path, seeds=[0])
+    path = grid(tmp_path, seeds=[0], arguments=["--trainer.callbacks+=llmhd_pl.callbacks.EveryEpochTest"])
     first = start(path)
     assert first.returncode == 0, first.stdout + first.stderr
     out = tmp_path / "out"
@@ -53,11 +53,13 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     results = [json.loads((out / name / "result.json").read_text()) for name in names]
     assert results[0]["ndcg@10"] > 0 and results[0]["epochs"] == 2
     assert results[0]["ndcg@10"] != results[1]["ndcg@10"]  # the method was laid over the base
+    assert all(result["best ndcg@10"] >= result["ndcg@10"] for result in results)
     table = pd.read_csv(out / "grid.csv", dtype=str)
     assert table["method"].tolist() == ["BPR", "oracle"]
     assert table["ndcg@10"][0] == f"{results[0]['ndcg@10']:.4f}".replace("0.", ".")
     gain = results[1]["ndcg@10"] / results[0]["ndcg@10"] - 1
     assert table["gain"][1] == f"{gain:+.1%}"
+    assert table["best epochs"].tolist() == [f"{result['best epoch']:g}" for result in results]
     assert (out / "grid.md").read_text().count("\n") == 4
     assert r"\begin{tabular}" in (out / "grid.tex").read_text()
     assert (out / "grid.png").read_bytes().startswith(b"\x89PNG")
@@ -95,6 +97,14 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "bpr-lightgcn-noise0.1-seed0" / "result.json").is_file()
 
 
+def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
+    exclude = [{"method": "oracle", "backbone": "MF"}]
+    runs = compare.runs_of(
+        compare.load(grid(tmp_path, seeds=[0], backbones={"LightGCN": {}, "MF": {}}, exclude=exclude))
+    )
+    assert [(run.backbone, run.method) for run in runs] == [("LightGCN", "BPR"), ("LightGCN", "oracle"), ("MF", "BPR")]
+
+
 @pytest.mark.parametrize(
     ("changes", "error"),
     [({"methods": None}, "key 'methods' is missing"), ({"method": {}}, "key 'method' is unknown; the keys are argum")],
@@ -118,4 +128,5 @@ def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
     assert plain["ndcg@10"] == ".1100 ± .0100" and plain["gain"] == ""
     assert ours["ndcg@10"] == ".1320 ± .0115" and ours["gain"] == "+20.0%"
     assert ours["p"] == "0.002"  # differences .021, .021, .024: t = 22, two degrees of freedom
-    assert ours["epoch"] == "3, 3, 3" and ours["seeds"] == "3"
+    assert ours["chosen epochs"] == "3, 3, 3" and ours["seeds"] == "3"
+    assert "best epochs" not in ours
