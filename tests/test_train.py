@@ -7,6 +7,7 @@ import torch
 import yaml
 from pytorch_lightning import seed_everything
 
+from llmhd_pl import compare
 from train import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -28,13 +29,18 @@ def small_catalog(*more: str) -> list[str]:
     return [*arguments, *(part for name, size in sizes.items() for part in (f"--data.{name}", str(size))), *more]
 
 
-@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
-def test_every_config_runs(config: Path, rlmrec_folder: Path, atomic_folder: Path, tmp_path: Path, capsys: Any) -> None:
-    loaded = yaml.safe_load(config.read_text())
-    for callback in loaded["trainer"].get("callbacks", []):
-        # The encoder is on a hub; its config runs with the scorer that needs no model.
+def without_a_hub(config: Path) -> dict[str, Any]:
+    """The encoder is on a hub; its configs run with the scorer that needs no model."""
+    loaded: dict[str, Any] = yaml.safe_load(config.read_text())
+    for callback in loaded.get("trainer", {}).get("callbacks", []):
         if "EncoderScorer" in callback.get("init_args", {}).get("scorer", {}).get("class_path", ""):
             callback["init_args"]["scorer"] = {"class_path": "llmhd_pl.llm.lexical.LexicalScorer"}
+    return loaded
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_config_runs(config: Path, rlmrec_folder: Path, atomic_folder: Path, tmp_path: Path, capsys: Any) -> None:
+    loaded = without_a_hub(config)
     offline = tmp_path / config.name
     offline.write_text(yaml.safe_dump(loaded, sort_keys=False))
     arguments = ["fit", "--config", str(offline), *TINY]
@@ -49,6 +55,33 @@ def test_every_config_runs(config: Path, rlmrec_folder: Path, atomic_folder: Pat
     assert {"test/ndcg@10", "test/recall@5"} <= cli.trainer.callback_metrics.keys()
     assert "test/ndcg@10" in capsys.readouterr().out
     assert Path("runs/version_0/checkpoints/best.ckpt").is_file()
+
+
+OVERLAYS = sorted([*CONFIGS.glob("methods/*.yaml"), *CONFIGS.glob("backbones/*.yaml")])
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda path: path.stem)
+def test_every_method_and_backbone_is_laid_over_a_config(overlay: Path, rlmrec_folder: Path, tmp_path: Path) -> None:
+    loaded = without_a_hub(overlay)
+    offline = tmp_path / overlay.name
+    offline.write_text(yaml.safe_dump(loaded, sort_keys=False))
+    configs = ["--config", str(CONFIGS / "yelp-lightgcn.yaml"), "--config", str(offline)]
+    cli = main(["fit", *configs, *TINY, "--data.data_dir", str(rlmrec_folder)])
+    wanted = [callback["class_path"].rpartition(".")[2] for callback in loaded.get("trainer", {}).get("callbacks", [])]
+    names = [type(callback).__name__ for callback in cli.trainer.callbacks]
+    assert [name for name in names if name in wanted] == wanted
+    model = loaded.get("model", {})
+    assert type(cli.model).__name__ == model.get("class_path", "LightGCN").rpartition(".")[2]
+    assert cli.model.hparams.objective == model.get("init_args", {}).get("objective", "bpr")
+    assert "test/ndcg@10" in cli.trainer.callback_metrics
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare/*.yaml")), ids=lambda path: path.stem)
+def test_every_grid_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(CONFIGS.parent)
+    grid = compare.load(path)
+    assert len({run.name for run in compare.runs_of(grid)}) == len(compare.runs_of(grid)) > 0
+    compare.unfinished(grid)  # a result of another configuration would be an error
 
 
 def test_validate_test_and_predict_from_a_checkpoint() -> None:
