@@ -14,7 +14,7 @@ test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	rm -rf .venv/typed && mkdir .venv/typed && cp -r llmhd_pl .venv/typed/ && cp -r callbacks datamodules .venv/typed/llmhd_pl/
-	MYPYPATH=.venv/typed $(BIN)/mypy .venv/typed/llmhd_pl train.py benchmarks
+	MYPYPATH=.venv/typed $(BIN)/mypy .venv/typed/llmhd_pl train.py benchmarks studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt

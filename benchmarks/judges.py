@@ -26,6 +26,7 @@ from llmhd_pl.llm.encoder import EncoderScorer
 from llmhd_pl.llm.lexical import LexicalScorer
 from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.llm.vectors import Vectors
+from llmhd_pl.metrics import auc
 
 MODULES: dict[str, type[Yelp] | type[Steam] | type[AtomicFiles]] = {
     "yelp": Yelp,
@@ -41,15 +42,6 @@ class NotCentred(EncoderScorer):
     def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
         self._projections = None
         return self._embeddings(texts).numpy()
-
-
-def auc(positive: Tensor, negative: Tensor) -> float:
-    """Probability that a positive scores higher than a negative, ties counted half; NaN are left out."""
-    positive, negative = (part[~part.isnan()].double() for part in (positive, negative))
-    _, inverse, counts = torch.cat([positive, negative]).unique(return_inverse=True, return_counts=True)
-    ranks = counts.cumsum(0) - (counts - 1) / 2  # mean rank of each value
-    above = ranks[inverse[: len(positive)]].sum() - len(positive) * (len(positive) + 1) / 2
-    return float(above / (len(positive) * len(negative)))
 
 
 def popularity_matched(held_out: Tensor, data: InteractionDataModule) -> Tensor:

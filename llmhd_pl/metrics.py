@@ -1,4 +1,4 @@
-"""Recall@K and NDCG@K over a full ranking, as torchmetrics.Metric with summed states."""
+"""Recall@K and NDCG@K over a full ranking, as torchmetrics.Metric with summed states; and the AUC of two groups."""
 
 import torch
 from torch import Tensor
@@ -78,3 +78,22 @@ class NDCG(_MeanOverUsers):
         discount = torch.arange(2, self.k + 2, device=hits.device).float().log2().reciprocal()
         ideal = discount.cumsum(0)[num_relevant.clamp(max=self.k) - 1]
         return (hits * discount[: hits.shape[1]]).sum(dim=1) / ideal
+
+
+def auc(positive: Tensor, negative: Tensor) -> float:
+    """Probability that a value of one group is larger than one of the other, ties counted half.
+
+    Args:
+        positive: [n]; NaN is left out.
+        negative: [m]; NaN is left out.
+
+    Returns:
+        NaN where a group is empty.
+    """
+    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]  # a second that training need not wait
+
+    positive, negative = (group[~group.isnan()] for group in (positive, negative))
+    if not len(positive) or not len(negative):
+        return float("nan")
+    label = torch.cat([torch.ones_like(positive), torch.zeros_like(negative)])
+    return float(roc_auc_score(label.cpu().numpy(), torch.cat([positive, negative]).cpu().numpy()))

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
-from llmhd_pl.metrics import NDCG, Recall, rank_hits
+from llmhd_pl.metrics import NDCG, Recall, auc, rank_hits
 
 
 def by_hand(scores: np.ndarray, seen: np.ndarray, relevant: np.ndarray, k: int) -> tuple[float, float]:
@@ -79,3 +81,10 @@ def test_users_without_relevant_items_are_skipped_and_none_at_all_gives_zero() -
 def test_k_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="k is 0"):
         Recall(0)
+
+
+def test_auc_counts_ties_half_and_leaves_out_what_is_missing() -> None:
+    nan = float("nan")
+    # 3 > 1, 3 > 2, 2 > 1, and 2 ties with 2
+    assert auc(torch.tensor([3.0, nan, 2.0]), torch.tensor([1.0, 2.0, nan])) == 3.5 / 4
+    assert math.isnan(auc(torch.tensor([nan]), torch.tensor([1.0])))

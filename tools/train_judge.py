@@ -33,6 +33,7 @@ from llmhd_pl.datamodules.synthetic import TOPICS
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.judge import FOLDER, EmbeddedJudge
 from llmhd_pl.llm.prompts import Prompts, item_profile
+from llmhd_pl.metrics import auc
 
 NAMES = list(TOPICS)
 PROMPTS = Prompts.load("books")
@@ -418,12 +419,6 @@ def evaluate(quantization: str = "nf4", num_readers: int = 300) -> dict[str, flo
             f"order_{number}_largest": float(moved.max()),
         }
     return figures
-
-
-def auc(positive: torch.Tensor, negative: torch.Tensor) -> float:
-    """Probability that a positive scores higher than a negative, ties counted half."""
-    difference = positive[:, None] - negative[None]
-    return float((difference > 0).float().mean() + (difference == 0).float().mean() / 2)
 
 
 def main() -> None:
