@@ -1,7 +1,10 @@
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
 from llmhd_pl.losses import bce_loss, bpr_loss, info_nce
 
@@ -34,3 +37,24 @@ def test_info_nce_by_hand() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(info_nce(anchors.bfloat16(), candidates[:2], candidates, 0.5), losses)
     assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5).sum() == 0  # a process without a share of the batch
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool) -> None:
+    """More anchors than are multiplied at once; an embedding that is anchor, positive and candidate at once."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(300, 8, generator=generator, dtype=torch.float64).float()
+    weights = torch.rand(300, generator=generator)
+
+    def gradients(loss: Callable[..., Tensor]) -> list[Tensor]:
+        parts = [table.clone().requires_grad_() for _ in range(1 if shared else 3)]
+        anchors, positives, candidates = (parts * 3)[:3]
+        value = (weights * loss(anchors, positives.flip(0), candidates[:40], 0.2)).sum()
+        return [value.detach(), *torch.autograd.grad(value, parts)]
+
+    def plain(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+        anchors, positives, candidates = (F.normalize(part, dim=1) for part in (anchors, positives, candidates))
+        own = (anchors * positives).sum(dim=1) / temperature
+        return -(own - torch.logsumexp(anchors @ candidates.t() / temperature, dim=1))
+
+    torch.testing.assert_close(gradients(info_nce), gradients(plain), rtol=1e-4, atol=1e-5)
