@@ -56,11 +56,17 @@ class Readers:
                 self.misclicks.setdefault(user, []).append(item)
         topics, tastes = self.data.topics, self.data.tastes
         rng = random.Random(0)
-        inside = {user: np.flatnonzero(np.isin(topics, tastes[user])).tolist() for user in self.histories}
-        outside = {user: np.flatnonzero(~np.isin(topics, tastes[user])).tolist() for user in self.histories}
-        self.inside, self.outside = inside, outside
+        inside = {user: set(np.flatnonzero(np.isin(topics, tastes[user])).tolist()) for user in self.histories}
+        outside = {user: set(range(len(topics))) - inside[user] for user in self.histories}
         self.liked = self.data.interactions.test
-        self.not_liked = torch.tensor([[user, rng.choice(outside[user])] for user in self.liked[:, 0].tolist()])
+        others = [[user, rng.choice(sorted(outside[user]))] for user in self.liked[:, 0].tolist()]
+        self.not_liked = torch.tensor(others)
+        # Updates are never told of the books that preferences are judged by.
+        for user, item in self.liked.tolist():
+            inside[user].discard(item)
+        for user, item in others:
+            outside[user].discard(item)
+        self.inside, self.outside = ({u: sorted(items) for u, items in side.items()} for side in (inside, outside))
         self.main = {
             user: Counter(topics[items][np.isin(topics[items], tastes[user])].tolist()).most_common(1)[0][0]
             for user, items in ((user, np.array(items)) for user, items in self.histories.items())
@@ -126,7 +132,7 @@ def _words(preference: Preference) -> list[Any]:
 def main() -> None:
     """Run the study, print and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--readers", type=int, default=200)
+    parser.add_argument("--readers", type=int, default=100)
     readers = Readers(parser.parse_args().readers)
     scorers: Mapping[str, Scorer] = {"embedded judge": EmbeddedJudge(), "lexical": LexicalScorer()}
     rows = []

@@ -5,7 +5,7 @@
 Asks one judge about the same pairs of readers and books in several ways, and compares each with the first one: rank
 correlation (Spearman), the share of pairs that change sides at 5.5, where an item begins to fit, the mean move of the
 score, and what it costs: the AUC of right interactions against misclicks. The ways: another order of the history that
-the preference is summarised from, another order of the books' fields, another wording of the questions, the scale from
+the preference is summarised from, books without their titles, another wording of the questions, the scale from
 high to low, a score that is written instead of expected, weights that are not quantised.
 
 The judge is the embedded one, on ``SyntheticCatalog``; give ``--model`` for another, a hub id or a folder. Writes
@@ -82,7 +82,7 @@ def main() -> None:
     """Run the study, print and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(FOLDER), help="hub id or folder; the embedded judge if not given")
-    parser.add_argument("--readers", type=int, default=300)
+    parser.add_argument("--readers", type=int, default=150)
     arguments = parser.parse_args()
     data = SyntheticCatalog(arguments.readers, books_per_reader=20, hard_share=0.3, misclick_share=0.4, seed=5)
     data.setup()
@@ -92,10 +92,8 @@ def main() -> None:
         histories.setdefault(user, []).append(item)
     texts = data.interactions.items
     rng = random.Random(0)
-    shuffled = [
-        {user: rng.sample(items, len(items)) for user, items in histories.items()} for _ in range(2)
-    ]  # fmt: skip
-    turned = [dict(reversed(fields.items())) for fields in texts]
+    shuffled = [{user: rng.sample(items, len(items)) for user, items in histories.items()} for _ in range(2)]
+    untitled = [{"description": fields["description"]} for fields in texts]
 
     with tempfile.TemporaryDirectory() as folder:
         files = {"reworded": reworded(), "scale upside down": upside_down()}
@@ -106,7 +104,7 @@ def main() -> None:
             "as it is": (histories, texts, {}),
             "history in another order": (shuffled[0], texts, {}),
             "and in yet another": (shuffled[1], texts, {}),
-            "description before title": (histories, turned, {}),
+            "books without their titles": (histories, untitled, {}),
             "questions reworded": (histories, texts, {"prompts": paths["reworded"]}),
             "scale upside down": (histories, texts, {"prompts": paths["scale upside down"]}),
             "prompts of no domain": (histories, texts, {"prompts": "neutral"}),
