@@ -1,5 +1,6 @@
 """Callbacks: the only place where Lightning meets the method."""
 
+from llmhd_pl.callbacks.cost_estimate import CostEstimate
 from llmhd_pl.callbacks.double_correction import DoubleCorrection
 from llmhd_pl.callbacks.every_epoch_test import EveryEpochTest
 from llmhd_pl.callbacks.graph_pruning import GraphPruning
@@ -15,6 +16,7 @@ from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.callbacks.wandb_logger import WandbLogger
 
 __all__ = [
+    "CostEstimate",
     "DoubleCorrection",
     "EveryEpochTest",
     "GraphPruning",

@@ -163,6 +163,8 @@ def estimate(
     eps_v: float = 0.5,
     eps_gamma: int | None = 3,
     negative_lifetime: int = 5,
+    negatives: bool = True,
+    everything: bool = False,
     score_answer_tokens: int = 1,
     max_history_tokens: int | None = None,
     count_tokens: Callable[[str], int] = approximate_tokens,
@@ -174,7 +176,8 @@ def estimate(
 
     * New negatives make a new noise set; until they are redrawn, a tenth of it changes per epoch. The observed items of
       a new noise set have been asked about with the probability of any observed item.
-    * The two variance lists are independent: 1 - (1 - eps_v)^2 of the noise set are candidates.
+    * The two variance lists are independent: 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are drawn
+      anew in every epoch have no variance: then eps_v are.
     * Of as many observed items as the noise set has, 15 % become confident false positives per epoch; as many drawn
       items as it has become confident false negatives once in their life, if they live for ``eps_gamma`` epochs.
     * Suspicious samples are spread over the users at random. When a preference is revised, the user's candidates are
@@ -192,6 +195,8 @@ def estimate(
         eps_v: share of each of the two variance lists that become candidates, 0 to 1.
         eps_gamma: epochs after which a flagged item is confident; None where preferences are never revised.
         negative_lifetime: epochs for which a negative stays with its sample.
+        negatives: whether the drawn item of a candidate is asked about too, as the paper's rule needs it.
+        everything: whether all observed items are asked about, and not the candidates.
         score_answer_tokens: 1 for scoring by probabilities; about 8 for generated ``<s>N</s>``.
         max_history_tokens: budget of ``sample_history``; None is no limit.
         count_tokens: tokens of a text; give the model's tokenizer for figures that can be relied on.
@@ -228,12 +233,16 @@ def estimate(
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0
     for epoch in range(1, epochs + 1):
         noise = samples * eps_l_max * min(epoch * steps / alpha, 1)
-        candidates = noise * (1 - (1 - eps_v) ** 2)
+        candidates = noise * (eps_v if negative_lifetime == 1 else 1 - (1 - eps_v) ** 2)
         age = (epoch - 1) % negative_lifetime + 1  # of the negatives
         fresh = 1 if age == 1 else 1 - (1 - _NEW_SUSPECTS) * before / noise
-        drawn_pairs += candidates * (fresh + (1 - fresh) * revised)
+        if negatives:
+            drawn_pairs += candidates * (fresh + (1 - fresh) * revised)
         asked *= 1 - revised
-        new = candidates * (fresh * (1 - asked / samples) + (1 - fresh) * revised)
+        if everything:
+            new = samples - asked
+        else:
+            new = candidates * (fresh * (1 - asked / samples) + (1 - fresh) * revised)
         asked += new
         observed_pairs += new
         before, revised = noise, 0.0

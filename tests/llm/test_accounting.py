@@ -181,6 +181,17 @@ def test_more_suspicion_costs_more(template: str) -> None:
     assert calls("T_score", eps_v=0.9) > calls("T_score")
 
 
+def test_what_is_asked_about_depends_on_the_rule() -> None:
+    settings = {"alpha": 1, "eps_gamma": None, "epochs": 1}
+    # 20,000 samples; 1,000 are suspicious, of which 750, or without variances of drawn items 500, are candidates.
+    assert calls("T_score", **settings) == 2 * 750
+    assert calls("T_score", **settings, negatives=False) == 750
+    assert calls("T_score", **settings, negatives=False, negative_lifetime=1) == 500
+    assert calls("T_score", **settings, negatives=False, everything=True) == 20_000
+    assert calls("T_score", alpha=1, eps_gamma=None, negatives=False, everything=True) == 20_000
+    assert calls("T_score", alpha=1, negatives=False, everything=True) > 20_000  # preferences are revised
+
+
 def test_preferences_that_are_revised_are_asked_about_again() -> None:
     without = calls("T_score", eps_gamma=None)
     assert calls("T_FP", eps_gamma=None) == calls("T_FN", eps_gamma=None) == 0

@@ -1,0 +1,65 @@
+"""CostEstimate: what a run would ask its language model, before anything is asked."""
+
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback
+from rich.console import Console
+
+from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
+from llmhd_pl.callbacks.preference_updater import PreferenceUpdater
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.variance_pruning import VariancePruning
+from llmhd_pl.llm.accounting import estimate
+from llmhd_pl.llm.language_model import LanguageModelScorer
+from llmhd_pl.llm.prompts import item_profile
+
+
+class CostEstimate(Callback):
+    """Prints the calls and tokens that a fit would take, by ``llmhd_pl.llm.accounting.estimate``, and ends there.
+
+    Append it to a run as it is: ``train.py fit ... --trainer.callbacks+=llmhd_pl.callbacks.CostEstimate``. It assumes
+    that the run takes all of ``max_epochs``, and that the cache is empty. Of the model only the tokenizer is loaded.
+
+    Raises:
+        RuntimeError: ``LLMSampleScorer`` does not stand before it, or the trainer has no ``max_epochs``.
+        TypeError: the scorer is no language model, so that nothing is paid for.
+        SystemExit: always, when the estimate has been printed.
+    """
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Estimate, print and end."""
+        if stage != "fit":
+            return
+        recorder, pruning = required(trainer, self, SampleRecorder), required(trainer, self, VariancePruning)
+        llm = required(trainer, self, LLMSampleScorer)
+        scorer, data, texts = llm.scorer, getattr(trainer, "datamodule", None), llm.texts
+        if not isinstance(scorer, LanguageModelScorer):
+            raise TypeError(f"{type(scorer).__name__} asks no language model: there is no cost to estimate.")
+        if trainer.max_epochs is None or trainer.max_epochs < 1:
+            raise RuntimeError("CostEstimate needs the trainer's max_epochs.")
+        assert texts is not None
+        histories: list[list[int]] = [[] for _ in range(int(recorder.users.max()) + 1)]
+        for user, item in zip(recorder.users.tolist(), recorder.items.tolist(), strict=True):
+            histories[user].append(item)
+        callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
+        updaters = [callback for callback in callbacks if isinstance(callback, PreferenceUpdater)]
+        usage = estimate(
+            scorer.prompts,
+            [item_profile(fields, scorer.item_tokens, scorer.count_tokens) for fields in texts],
+            histories,
+            epochs=trainer.max_epochs,
+            batch_size=getattr(data, "batch_size", 1024),
+            eps_l_max=pruning.max_drop_rate,
+            alpha=pruning.ramp_iterations,
+            eps_v=pruning.candidate_fraction,
+            eps_gamma=updaters[0].confidence_epochs if updaters else None,
+            negative_lifetime=getattr(data, "negative_lifetime", 1),
+            negatives=llm.rule == "paper" or recorder.store.pointwise,
+            everything=llm.scored == "all",
+            score_answer_tokens=scorer.rated_tokens if scorer.scoring == "expected" else 8,
+            max_history_tokens=scorer.history_tokens,
+            count_tokens=scorer.count_tokens,
+        )
+        Console().print(usage.table(f"Estimate for {trainer.max_epochs} epochs and an empty cache; nothing was asked"))
+        raise SystemExit(0)

@@ -1,0 +1,49 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_fits import Method, catalog, playback, quiet
+
+from llmhd_pl.callbacks import CostEstimate, LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
+from llmhd_pl.llm.judge import EmbeddedJudge
+
+
+def estimated(folder: Path, capsys: Any, *more: Any, **arguments: Any) -> dict[str, list[int]]:
+    """Calls, cache hits, prompt tokens, answer tokens and unanswered, by template, as they are printed."""
+    judge = EmbeddedJudge()
+    data = catalog(negative_lifetime=1)
+    callbacks = [
+        SampleRecorder(),
+        VariancePruning(0.2, 1, candidate_fraction=0.5),
+        LLMSampleScorer(judge, **arguments),
+        *more,
+        CostEstimate(),
+    ]
+    with pytest.raises(SystemExit) as ended:
+        quiet(folder, *callbacks, max_epochs=3).fit(playback(data, 3), data)
+    assert ended.value.code == 0
+    assert "_causal_lm" not in vars(judge) and not judge.usage.templates  # no model was loaded, nothing asked
+    rows = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines() if "T_" in line]
+    return {row[0].strip(): [int(cell.replace(",", "")) for cell in row[1:]] for row in rows}
+
+
+def test_nothing_is_asked(tmp_path: Path, capsys: Any) -> None:
+    samples = len(catalog().train_users)
+    everything = estimated(tmp_path, capsys, scored="all")
+    assert everything.keys() == {"T_sum", "T_score"}
+    assert everything["T_sum"][0] == 40 and everything["T_score"][:2] == [samples, 0]
+    assert 100 * samples < everything["T_score"][2] < 600 * samples
+    candidates = estimated(tmp_path, capsys, rule="consistent")["T_score"][0]
+    assert 0.1 * samples <= candidates <= 3 * 0.1 * samples  # half of a fifth, in each of three epochs at most
+    both = estimated(tmp_path, capsys, rule="paper")["T_score"][0]
+    assert candidates < both <= 6 * 0.1 * samples
+    updated = estimated(tmp_path, capsys, PreferenceUpdater(1), scored="all")
+    assert {"T_FP"} <= updated.keys() and updated["T_score"][0] > samples
+
+
+def test_what_it_needs(tmp_path: Path) -> None:
+    data, method = catalog(), Method()
+    with pytest.raises(RuntimeError, match="LLMSampleScorer must come before CostEstimate"):
+        quiet(tmp_path, method.recorder, method.pruning, CostEstimate(), method.llm).fit(playback(data, 1), data)
+    with pytest.raises(TypeError, match="FakeScorer asks no language model"):
+        quiet(tmp_path, *method.without_updates, CostEstimate()).fit(playback(data, 1), data)
