@@ -2,6 +2,7 @@
 
 from llmhd_pl.callbacks.cost_estimate import CostEstimate
 from llmhd_pl.callbacks.double_correction import DoubleCorrection
+from llmhd_pl.callbacks.early_stopping import EarlyStopping
 from llmhd_pl.callbacks.every_epoch_test import EveryEpochTest
 from llmhd_pl.callbacks.graph_pruning import GraphPruning
 from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
@@ -18,6 +19,7 @@ from llmhd_pl.callbacks.wandb_logger import WandbLogger
 __all__ = [
     "CostEstimate",
     "DoubleCorrection",
+    "EarlyStopping",
     "EveryEpochTest",
     "GraphPruning",
     "LLMSampleScorer",

@@ -38,6 +38,10 @@ class BatchDenoiser(Callback, ABC):
         if stage == "fit" and isinstance(pl_module, SampleWeights):
             pl_module.detach_denoiser(self.weigh)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the module when a fit fails, where Lightning leaves out the teardown."""
+        self.teardown(trainer, pl_module, "fit")
+
     @abstractmethod
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """What ``SampleWeights.attach_denoiser`` asks of a denoiser."""

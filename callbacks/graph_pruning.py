@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder, require_last, required
 from llmhd_pl.denoising.store import observed
 
 
@@ -25,7 +25,8 @@ class GraphPruning(Callback):
     Raises:
         ValueError: ``patience`` is not 1 to 255.
         TypeError: the model has no ``set_graph(users, items)``.
-        RuntimeError: there is no ``SampleRecorder`` before it, or the data module has no training interactions.
+        RuntimeError: there is no ``SampleRecorder`` before it, a callback that decides stands after it, or the data
+            module has no training interactions.
     """
 
     def __init__(self, patience: int = 3) -> None:
@@ -35,6 +36,7 @@ class GraphPruning(Callback):
         # Epochs in a row that each sample was dropped, and whether its edge was out in the last epoch that was trained.
         self._dropped = torch.zeros(0, dtype=torch.uint8)
         self._out = torch.zeros(0, dtype=torch.bool)
+        self._built: Tensor | None = None  # what is out of the graph as it is; None: not built here
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the recorder and the interactions."""
@@ -44,12 +46,14 @@ class GraphPruning(Callback):
             )
         if stage == "fit":
             self._recorder = required(trainer, self, SampleRecorder)
+            require_last(trainer, self)
             self._users, self._items = self._recorder.users, self._recorder.items
         else:
             data: Any = getattr(trainer, "datamodule", None)
             if not hasattr(data, "train_users"):
                 raise RuntimeError("GraphPruning needs the training interactions: pass the data module to the trainer.")
             self._users, self._items = data.train_users, data.train_items
+        self._built = None  # a model of ours has just built its whole graph
         if stage == "fit" or len(self._out) != len(self._users):  # evaluation after fit goes on with its edges
             self._dropped = torch.zeros(len(self._users), dtype=torch.uint8)
             self._out = torch.zeros(len(self._users), dtype=torch.bool)
@@ -64,8 +68,7 @@ class GraphPruning(Callback):
         dropped = self._recorder.reduce(dropped.int()).bool().cpu()
         self._dropped = torch.where(dropped, self._dropped.clamp(max=254) + 1, 0).to(torch.uint8)
         out = self._dropped >= self.patience
-        if not torch.equal(out, self._out):
-            self._rebuild(pl_module, out)
+        self._rebuild(pl_module, out)
         pl_module.log("denoise/edges_removed", float(out.sum()))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -79,10 +82,9 @@ class GraphPruning(Callback):
     on_validation_start = on_test_start = on_predict_start = _evaluate
 
     def _rebuild(self, pl_module: Any, out: Tensor) -> None:
-        if bool(out.any()):
+        if self._built is None or not torch.equal(out, self._built):
             pl_module.set_graph(self._users[~out], self._items[~out])
-        elif pl_module.adjacency is None or len(pl_module.adjacency.col) != 2 * len(self._users):
-            pl_module.set_graph(self._users, self._items)
+            self._built = out.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
         """Counts and edges."""

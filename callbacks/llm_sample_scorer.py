@@ -16,7 +16,7 @@ from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE, observed
-from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.accounting import Budget, Usage
 from llmhd_pl.llm.consistency import SimilarItems
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Scorer
@@ -45,6 +45,7 @@ class LLMSampleScorer(Callback):
         RuntimeError: ``SampleRecorder`` and ``VariancePruning`` do not stand before it, or no texts are known.
     """
 
+    decides_weights = True
     texts: Sequence[Mapping[str, str]] | None
 
     def __init__(
@@ -63,9 +64,17 @@ class LLMSampleScorer(Callback):
             raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
         self._given_texts = texts
-        self.preferences = Preferences()
         self._trainer: Trainer | None = None
-        self._loaded: dict[str, Any] = {}
+        self._begin(0)
+
+    def _begin(self, num_samples: int) -> None:
+        """Nothing is known yet."""
+        self.preferences = Preferences()
+        # The last score of each observed pair, whether it is the answer to what would be asked now, and whether either
+        # was changed by this process.
+        self._scores = torch.full((num_samples,), torch.nan)
+        self._asked = torch.zeros(num_samples, dtype=torch.bool)
+        self._changed = torch.zeros(num_samples, dtype=torch.bool)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the callbacks before it and the texts."""
@@ -75,9 +84,7 @@ class LLMSampleScorer(Callback):
         self._recorder = required(trainer, self, SampleRecorder)
         self._pruning = required(trainer, self, VariancePruning)
         self._pruning.decides = False
-        self.preferences, self._loaded = Preferences(), {}
-        self._scores, self._asked = torch.empty(0), torch.empty(0, dtype=torch.bool)
-        self._changed = torch.empty(0, dtype=torch.bool)
+        self._begin(len(self._recorder.users))
         self.texts = self._given_texts
         if self.texts is None:
             data: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
@@ -102,12 +109,6 @@ class LLMSampleScorer(Callback):
         # Samples by user: those of user u are order[first[u]:first[u + 1]].
         self._order = users.argsort(stable=True)
         self._first = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(users).cumsum(0)])
-        # The last score of each observed pair, whether it is the answer to what would be asked now, and whether either
-        # was changed by this process.
-        self._scores = self._loaded.get("scores", torch.full((len(users),), torch.nan)).clone()
-        self._asked = self._loaded.get("asked", torch.zeros(len(users), dtype=torch.bool)).clone()
-        self._changed = torch.zeros(len(users), dtype=torch.bool)
-        self._loaded = {}
         # Processes agree on log_dir when it is asked for: all must ask, which they do here, and not where files are
         # written, which only those do that have something to write.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
@@ -119,14 +120,12 @@ class LLMSampleScorer(Callback):
         """Ask, decide and weight."""
         store = self._recorder.store
         chosen = (store.status == CANDIDATE).cpu()
-        seen = ~store.losses.isnan().cpu()
-        wanted = seen if self.scored == "all" else chosen
-        positive_wanted, negative_wanted = wanted.unbind(1) if wanted.dim() == 2 else (wanted, wanted)
-        # The pairwise rules "consistent" and "joint" look at the observed item only, and so does scored="all".
-        if self.scored == "all" or (wanted.dim() == 1 and self.rule != "paper"):
-            negative_wanted = torch.zeros_like(positive_wanted)
-        if self.scored == "all" and chosen.dim() == 2:
-            negative_wanted = chosen[:, 1]
+        positive_wanted, negative_wanted = chosen.unbind(1) if chosen.dim() == 2 else (chosen, chosen)
+        # Of a pair of items only the printed rule looks at the sampled one.
+        if chosen.dim() == 1 and self.rule != "paper":
+            negative_wanted = torch.zeros_like(negative_wanted)
+        if self.scored == "all":
+            positive_wanted = ~observed(store.losses).isnan().cpu()
         positive = self._score_observed(trainer, pl_module, positive_wanted.nonzero().flatten())
         negative = torch.full_like(positive, torch.nan)
         sampled = negative_wanted.nonzero().flatten()
@@ -172,22 +171,26 @@ class LLMSampleScorer(Callback):
         again = ~last.isnan() & ~scores.isnan()
         same_side = ((scores >= FITTING) == (last >= FITTING))[again]
         counts = [int(same_side.sum()), int(again.sum()), *self._similar_agreement(new, scores)]
-        counts = self._recorder.reduce(torch.tensor(counts, device=trainer.strategy.root_device)).tolist()
-        for name, agreed, compared, what in (
-            ("agreement", *counts[:2], "after preferences were revised, {} of {} pairs changed sides"),
-            ("similar_agreement", *counts[2:], "of two similar items of one user, {} times out of {} only one fits"),
-        ):
-            if compared:
-                pl_module.log(f"llm/{name}", agreed / compared)
-            if compared >= _FEW and agreed < 0.7 * compared:
-                _warn(
-                    f"the scorer contradicts itself: {what.format(compared - agreed, compared)}. A larger model, or "
-                    "prompts with more of the items' text, may be steadier."
-                )
+        reduced = self._recorder.reduce(torch.tensor(counts, device=trainer.strategy.root_device))
+        agreed, compared, similar_agreed, similar = reduced.tolist()
+        self._report_agreement(pl_module, "agreement", agreed, compared, "after revisions {} of {} pairs changed sides")
+        of_two = "of two similar items of one user, {} times out of {} only one fits"
+        self._report_agreement(pl_module, "similar_agreement", similar_agreed, similar, of_two)
         self._scores[new], self._asked[new], self._changed[new] = scores, True, True
         result = torch.full_like(self._scores, torch.nan)
         result[samples] = self._scores[samples]
         return result
+
+    def _report_agreement(
+        self, pl_module: LightningModule, name: str, agreed: int, compared: int, contradiction: str
+    ) -> None:
+        if compared:
+            pl_module.log(f"llm/{name}", agreed / compared)
+        if compared >= _FEW and agreed < 0.7 * compared:
+            _warn(
+                f"the scorer contradicts itself: {contradiction.format(compared - agreed, compared)}. A larger model, "
+                "or prompts with more of the items' text, may be steadier."
+            )
 
     def _similar_agreement(self, samples: Tensor, scores: Tensor) -> tuple[int, int]:
         """Of similar items of one user among these samples: how many pairs lie on the same side, and how many are."""
@@ -318,6 +321,7 @@ class LLMSampleScorer(Callback):
             "preferences": self.preferences.own,
             "scores": (changed, self._scores[changed], self._asked[changed]),
             "usage": {} if usage is None else usage.state_dict(),
+            "exhausted": self._budget.max_tokens if self._budget is not None and self._budget.exhausted else None,
         }
         parts: list[Any] = [own]
         if self._trainer is not None and self._trainer.world_size > 1:
@@ -326,22 +330,44 @@ class LLMSampleScorer(Callback):
         scores, asked = self._scores.clone(), self._asked.clone()
         for samples, new_scores, new_asked in (part["scores"] for part in parts):
             scores[samples], asked[samples] = new_scores, new_asked
-        total = Usage()
-        for part in parts:
-            for template, counts in part["usage"].items():
-                total.add(template, **counts)
         preferences = self.preferences.state_dict()
         if len(parts) > 1:
             preferences = self.preferences.merged([part["preferences"] for part in parts])
-        return {"preferences": preferences, "scores": scores, "asked": asked, "usage": total.state_dict()}
+        spent = {name: [part[name] for part in parts] for name in ("usage", "exhausted")}
+        return {"preferences": preferences, "scores": scores, "asked": asked, **spent}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint; the first process takes over what all had used."""
-        self._loaded = state_dict
+        """Take over a checkpoint. What was used up is each process's own, or shared out where their number differs."""
         self.preferences.load_state_dict(state_dict["preferences"])
+        self._scores, self._asked = state_dict["scores"].clone(), state_dict["asked"].clone()
+        self._changed = torch.zeros_like(self._asked)
         usage = getattr(self.scorer, "usage", None)
-        if usage is not None and (self._trainer is None or self._trainer.global_rank == 0):
-            usage.load_state_dict(state_dict["usage"])
+        if usage is None:
+            return
+        rank, processes = (0, 1) if self._trainer is None else (self._trainer.global_rank, self._trainer.world_size)
+        parts = state_dict["usage"]
+        if len(parts) == processes:
+            usage.load_state_dict(parts[rank])
+        else:
+            total = Usage()
+            for part in parts:
+                for template, counts in part.items():
+                    total.add(template, **counts)
+            usage.load_state_dict(
+                {
+                    template: {name: (count + rank) // processes for name, count in counts.items()}
+                    for template, counts in total.state_dict().items()
+                }
+            )
+        limits = [limit for limit in state_dict["exhausted"] if limit is not None]
+        if self._budget is not None and limits:
+            self._budget.exhausted = self._budget.max_tokens in limits
+            if not self._budget.exhausted:  # it has been raised: what had no answer is asked again
+                self._asked &= ~self._scores.isnan()
+
+    @property
+    def _budget(self) -> Budget | None:
+        return getattr(self.scorer, "budget", None)
 
 
 def _warn(message: str) -> None:

@@ -9,7 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder, require_last, required
 from llmhd_pl.denoising.store import CLEAN, HARD, observed
 
 EASY_KIND, HARD_KIND, NOISE_KIND = 0, 1, 2
@@ -26,7 +26,8 @@ class NoiseAudit(Callback):
     Place it after the callbacks that decide.
 
     Raises:
-        RuntimeError: there is no ``SampleRecorder`` before it, or the data has no ``noise_mask``.
+        RuntimeError: there is no ``SampleRecorder`` before it, a callback that decides stands after it, or the data has
+            no ``noise_mask``.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -34,6 +35,7 @@ class NoiseAudit(Callback):
         if stage != "fit":
             return
         self._recorder = required(trainer, self, SampleRecorder)
+        require_last(trainer, self)
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "noise_mask"):
             raise RuntimeError("NoiseAudit needs the truth: a data module with noise_mask, as those of llmhd_pl have.")

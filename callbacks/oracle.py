@@ -45,6 +45,10 @@ class Oracle(Callback):
         if isinstance(pl_module, SampleWeights):
             pl_module.detach_denoiser(self._weights)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the module when a fit fails, where Lightning leaves out the teardown."""
+        self.teardown(trainer, pl_module, "fit")
+
     def _weights(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
         self._clean = self._clean.to(losses.device)
         weights = torch.ones_like(losses)

@@ -20,9 +20,9 @@ Among = Literal["all", "dropped"]
 class PreferenceUpdater(Callback):
     """Flags confident false positives and negatives, and lets the scorer revise the preferences of their users.
 
-    Every epoch the observed items whose prediction varies least are flagged as false positives, the sampled items whose
-    prediction varies most as false negatives, as many as the drop rate says. An item that has been flagged in
-    ``confidence_epochs`` epochs is told to the scorer, once.
+    Every epoch the observed items whose prediction varies least are flagged as false positives, the sampled items
+    whose prediction varies most as false negatives, each time the fraction that is the drop rate. An item that has
+    been flagged in ``confidence_epochs`` epochs is told to the scorer, once.
 
     Args:
         confidence_epochs: eps_gamma.
@@ -50,6 +50,15 @@ class PreferenceUpdater(Callback):
             self._recorder = required(trainer, self, SampleRecorder)
             self._pruning = required(trainer, self, VariancePruning)
             self._llm = required(trainer, self, LLMSampleScorer)
+            lifetime = getattr(getattr(trainer, "datamodule", None), "negative_lifetime", None)
+            # The first epoch of a negative has no variance yet.
+            if lifetime is not None and lifetime - 1 < self.confidence_epochs:
+                warnings.warn(
+                    f"PreferenceUpdater: with negative_lifetime={lifetime} a sampled item is flagged in at most "
+                    f"{lifetime - 1} epochs, fewer than confidence_epochs={self.confidence_epochs}: no false negative "
+                    "will be found. Raise negative_lifetime to look for them.",
+                    stacklevel=2,
+                )
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Flag, and revise the preferences of users with newly confident items."""

@@ -76,6 +76,7 @@ class SampleRecorder(Callback):
         pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
         self._new_store(pointwise, trainer.strategy.root_device)
         self._decided = -1  # the last epoch whose end was reached
+        self._asked = False  # whether a step has asked for weights
         if self.weight_key is None:
             if not isinstance(pl_module, SampleWeights):
                 raise TypeError(
@@ -101,13 +102,15 @@ class SampleRecorder(Callback):
             self.store.begin_epoch(epoch)
 
     def _weights(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
+        self._asked = True
         self._match(losses)
         return self.store.weights[batch["sample"]].to(losses.dtype).view(losses.shape)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In a run that resumes within an epoch, tell the samples of this process from those of the others."""
         owned = getattr(trainer.train_dataloader, "owned", None)
-        if owned is not None and self.store.epoch == trainer.current_epoch:
+        undecided = self._decided < self.store.epoch  # resumed from the last step of an epoch, before its end
+        if owned is not None and (undecided or self.store.epoch == trainer.current_epoch):
             owned = owned.to(self._mine.device)
             self._mine.copy_(owned)
             self.store.losses[~owned] = torch.nan
@@ -121,6 +124,12 @@ class SampleRecorder(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on a checkpoint holds what the callbacks after this one decide."""
         self._decided = self.store.epoch
+        if trainer.world_size > 1 and int((owners := self.reduce(self._mine.int())).max()) > 1:
+            raise RuntimeError(
+                f"Sample {int(owners.argmax())} was trained on by {int(owners.max())} processes. What is known of a "
+                "sample stays with its process: let each process have samples (better: users) of its own for the whole "
+                "run, as the data modules of llmhd_pl do; a sampler that shuffles over all processes cannot be used."
+            )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Write the weights into the batch of a module that has no mixin."""
@@ -156,6 +165,12 @@ class SampleRecorder(Callback):
             raise RuntimeError(
                 f"{type(pl_module).__name__}.training_step returned no {', '.join(missing)}. Let it return a dict with "
                 "'loss' and, detached, 'losses' [B] or [B, 2], 'positive_score' and 'negative_score' [B]."
+            )
+        if self.weight_key is None and not self._asked:
+            raise RuntimeError(
+                f"{type(pl_module).__name__} inherits SampleWeights, but its training_step did not call "
+                "self.sample_weights(batch, losses), so that nothing that is decided would have an effect. Multiply "
+                "the un-reduced losses by it."
             )
         losses, positive, negative = (outputs[key].detach() for key in _OUTPUTS)
         self._match(losses)
@@ -200,6 +215,25 @@ class SampleRecorder(Callback):
         """Let go of the module, so that another fit of it can be denoised by another recorder."""
         if stage == "fit" and isinstance(pl_module, SampleWeights):
             pl_module.detach_denoiser(self._weights)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Let go of the module when a fit fails, where Lightning leaves out the teardown."""
+        self.teardown(trainer, pl_module, "fit")
+
+
+def require_last(trainer: Trainer, callback: Callback) -> None:
+    """Check that no callback that decides what is dropped stands after ``callback``.
+
+    Raises:
+        RuntimeError: one does.
+    """
+    callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
+    for other in callbacks[callbacks.index(callback) :]:
+        if getattr(other, "decides_weights", False):
+            raise RuntimeError(
+                f"{type(callback).__name__} must come after {type(other).__name__} in the trainer's callbacks: it "
+                "looks at what that one has decided."
+            )
 
 
 def required(trainer: Trainer, callback: Callback, kind: type[Before]) -> Before:

@@ -32,6 +32,8 @@ class VariancePruning(Callback):
         RuntimeError: there is no ``SampleRecorder`` before it.
     """
 
+    decides_weights = True
+
     def __init__(
         self,
         max_drop_rate: float = 0.1,

@@ -51,15 +51,17 @@ class _LogSumExp(torch.autograd.Function):
         return result
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor]:
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
         anchors, candidates, result = ctx.saved_tensors
-        of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
+        of_anchors = torch.empty_like(anchors)
+        of_candidates = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
         for start in range(0, len(anchors), _ROWS):
             part = slice(start, start + _ROWS)
             share = (anchors[part] @ candidates.t()).sub_(result[part, None]).exp_().mul_(upstream[part, None])
             torch.mm(share, candidates, out=of_anchors[part])
-            of_candidates.addmm_(share.t(), anchors[part])
+            if of_candidates is not None:
+                of_candidates.addmm_(share.t(), anchors[part])
         return of_anchors, of_candidates
 
 

@@ -73,7 +73,8 @@ def scores(
     **arguments: Any,
 ) -> Tensor:
     """Summarise and score."""
-    judge = QuantizedLLM(**({"history_tokens": 512, "prompts": "books"} | arguments))
+    settings: dict[str, Any] = {"history_tokens": 512, "prompts": "books"} | arguments
+    judge = QuantizedLLM(**settings)
     judge.prepare(texts, torch.stack([data.train_users, data.train_items], dim=1))
     return judge.score(judge.summarize(histories), pairs)
 

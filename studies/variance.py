@@ -134,7 +134,8 @@ def main() -> None:
     parser.add_argument("--data_root", type=Path, default=Path("../shared/data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
-    rows, looks = [], {}
+    rows: list[dict[str, Any]] = []
+    looks: dict[tuple[str, str], Look] = {}
     for seed in arguments.seeds:
         for name in datasets(arguments.data_root, seed):
             for backbone in BACKBONES:
@@ -145,12 +146,11 @@ def main() -> None:
     table = pd.DataFrame(rows)
     table.to_csv(OUTPUT / "variance.csv", index=False, float_format="%.4f")
     keys, values = ["data", "backbone", "epochs", "m"], ["AUC, all", "AUC, noise set"]
-    groups = table.groupby(keys, sort=False)[values]
+    groups = table.groupby(keys, sort=False)[values].agg(["mean", "std"]).reset_index()
     shown = Table(*keys, *values, title="A hard sample varies more than a noisy one")
-    for key, mean in groups.mean().iterrows():
-        deviation = groups.std().loc[key]
-        cells = (f"{mean[value]:.3f} ± {deviation[value]:.3f}" for value in values)
-        shown.add_row(*map(str, key), *cells)  # type: ignore[arg-type]
+    for row in groups.itertuples(index=False):
+        cells = [f"{mean:.3f} ± {deviation:.3f}" for mean, deviation in (row[4:6], row[6:8])]
+        shown.add_row(*(str(key) for key in row[:4]), *cells)
     Console().print(shown)
     plot(looks)
 

@@ -17,6 +17,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 
 from llmhd_pl.backbones import LightGCN
 from llmhd_pl.datamodules import SyntheticCatalog
+from train import main
 
 REPOSITORY = Path(__file__).parent.parent
 FIT = [
@@ -85,6 +86,24 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, step: int) -> No
     assert torch.equal(resumed.embedding.weight, whole.embedding.weight)
 
 
+def test_a_run_that_had_been_stopped_early_takes_no_further_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the test after the fit, and resumed: Lightning alone would train on."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["train.py"])
+    config = str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")
+    more = ["--trainer.enable_progress_bar=false", "--trainer.max_epochs=60", "--early_stopping.patience=2"]
+    sizes = ["--data.num_readers", "60", "--data.num_books", "50", "--data.num_topics", "5"]
+    arguments = ["fit", "--config", config, *more, *sizes, "--model.learning_rate", "0.1"]
+    whole = main(arguments)
+    last = "runs/version_0/checkpoints/last.ckpt"
+    epochs = whole.trainer.current_epoch
+    resumed = main([*arguments, "--ckpt_path", last])
+    assert resumed.trainer.current_epoch == epochs < 60
+    assert test_metrics(Path("runs/version_1")) == test_metrics(Path("runs/version_0"))
+
+
 def small_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
     """The quickstart, small, with preferences that are revised after two epochs, for both reasons."""
     folder.mkdir(exist_ok=True)
@@ -130,7 +149,7 @@ def test_kill_9_while_the_language_model_answers(tmp_path: Path, template: str, 
     last = tmp_path / "broken" / "runs" / "version_0" / "checkpoints" / "last.ckpt"
     counted = 0
     if last.is_file():
-        usage = torch.load(last)["callbacks"]["LLMSampleScorer"]["usage"]
+        (usage,) = torch.load(last)["callbacks"]["LLMSampleScorer"]["usage"]  # of one process
         counted = sum(count["calls"] for count in usage.values())
     assert small_llmhd(tmp_path / "broken", *(["--ckpt_path", str(last)] if last.is_file() else [])).wait() == 0
     assert whole.wait() == 0, (tmp_path / "whole" / "output.txt").read_text()

@@ -50,7 +50,7 @@ class NGCF(GraphBackbone):
         self.products = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
         for layer in (*self.sums, *self.products):
             assert isinstance(layer, nn.Linear)
-            nn.init.xavier_uniform_(layer.weight)
+            nn.init.xavier_normal_(layer.weight)
             nn.init.zeros_(layer.bias)
 
     def final_embeddings(self) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Batch, Objective, seeded_generator
@@ -18,10 +19,8 @@ class SGL(LightGCN):
     """SGL (Wu et al., SIGIR 2021): LightGCN, and each node should look alike in two thinned graphs.
 
     To LightGCN's loss come ``ssl_weight`` times the InfoNCE between a node's embeddings in the two graphs, averaged
-    over the batch, for its users and for its positives; the other nodes of the same kind in the batch are what it is
-    told apart from (equations 10 and 11; in-batch as RecBole has it). The graphs are drawn anew every epoch.
-
-    With several processes, a node is told apart from those in its own process's share of the batch.
+    over the batch, for its users and for its positives; all nodes of the same kind are what it is told apart from
+    (equations 10 and 11, as in RecBole). The graphs are drawn anew every epoch.
 
     Args:
         num_users: number of users.
@@ -79,9 +78,15 @@ class SGL(LightGCN):
         """``ssl_weight`` times the mean InfoNCE of the users and of the positives between the two graphs: scalar."""
         first, second = (self._propagate(view) for view in self._thinned_graphs())
         loss = torch.zeros((), device=self.device)
-        for nodes in (batch["user"], batch["positive"] + self.num_users):
-            candidates = second[nodes]
-            loss = loss + info_nce(first[nodes], candidates, candidates, self.temperature).sum()
+        kinds = zip(
+            (batch["user"], batch["positive"]),
+            first.split([self.num_users, self.num_items]),
+            second.split([self.num_users, self.num_items]),
+            strict=True,
+        )
+        for nodes, one, other in kinds:
+            anchors, positives = F.embedding(nodes, one), F.embedding(nodes, other)
+            loss = loss + info_nce(anchors, positives, other, self.temperature).sum()
         return self.ssl_weight * loss / batch_size
 
     def _propagate(self, view: list[SymmetricAdjacency]) -> Tensor:

@@ -121,7 +121,7 @@ def double_corrected(
 ) -> tuple[Tensor, Tensor]:
     """DCF (He et al., KDD 2024): the highest bounds are dropped, the highest of them relabelled.
 
-    Bounds take the place of T-CE's keys. Of the samples that go, the highest ``relabel_ratio * rate`` of the batch come
+    Bounds take the place of T-CE's keys. Of the samples that go, the highest ``relabel_ratio`` (rounded down) come
     back as what they seem to be: their label is 0, and their loss softplus(y) in place of softplus(-y). The ratio of
     the derivatives, -sigmoid(y) / (1 - sigmoid(y)) = -1 / (exp(loss) - 1), is the weight by which the loss that was
     computed gives the gradient of the flipped one, exactly. (Its value it does not give: in the reported mean a flipped
@@ -139,8 +139,9 @@ def double_corrected(
         in the mean: 1, or 0 where it was dropped.
     """
     place, number = places(bounds, gather)
-    flipped = place < num_dropped(losses, number, relabel_ratio * rate)
-    dropped = (place < num_dropped(losses, number, rate)) & ~flipped
+    goes = num_dropped(losses, number, rate)
+    flipped = place < int(relabel_ratio * goes)
+    dropped = (place < goes) & ~flipped
     weights, counts = torch.ones_like(losses), torch.ones_like(losses)
     observed(weights)[dropped] = observed(counts)[dropped] = 0.0
     # A loss of 1e-30 (y = 69) has a label that nobody would flip; it must not become 0 * infinity.

@@ -111,8 +111,8 @@ class Usage:
 class Budget:
     """Stops asking before a number of tokens is exceeded.
 
-    Ask ``admits`` before every batch, and add what it cost to the usage after it. The first batch that does not fit
-    ends the asking for the rest of the process, so that it does not go on in bits with whatever is small enough.
+    Ask ``admits`` before everything that is asked, and add what it cost to the usage after it. The first thing that
+    does not fit ends the asking for the rest of the run, so that it does not go on with whatever is small enough.
 
     Args:
         usage: what has been used; a run that is resumed goes on with what it had used.
@@ -129,20 +129,20 @@ class Budget:
         self.exhausted = False
 
     def admits(self, template: str, prompts: int, tokens: int) -> bool:
-        """Whether a batch may be asked. If not, its prompts are counted as unanswered: do not ask them.
+        """Whether some prompts may be asked. If not, they are counted as unanswered: do not ask them.
 
         Args:
             template: the template's name.
-            prompts: number of prompts in the batch.
-            tokens: the most that the batch can cost: its prompts, and its answers at full length.
+            prompts: how many they are.
+            tokens: the most that they can cost, with answers at full length, and what was admitted but is not yet used.
         """
         if self.max_tokens is None:
             return True
         if not self.exhausted and self.usage.tokens + tokens > self.max_tokens:
             self.exhausted = True
             warnings.warn(
-                f"The token budget is used up: {self.usage.tokens:,} of max_tokens={self.max_tokens:,}, and the next "
-                f"batch needs up to {tokens:,}. From here on the language model is not asked; what it would have "
+                f"The token budget is used up: {self.usage.tokens:,} of max_tokens={self.max_tokens:,}, and what is "
+                f"asked next needs up to {tokens:,}. From here on the language model is not asked; what it would have "
                 "decided stays with the loss. Resume with a higher max_tokens to go on.",
                 stacklevel=2,
             )
@@ -176,8 +176,8 @@ def estimate(
 
     * New negatives make a new noise set; until they are redrawn, a tenth of it changes per epoch. The observed items of
       a new noise set have been asked about with the probability of any observed item.
-    * The two variance lists are independent: 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are drawn
-      anew in every epoch have no variance: then eps_v are.
+    * The two variance lists are independent: 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are
+      drawn anew in every epoch have no variance: then eps_v are.
     * Of as many observed items as the noise set has, 15 % become confident false positives per epoch; as many drawn
       items as it has become confident false negatives once in their life, if they live for ``eps_gamma`` epochs.
     * Suspicious samples are spread over the users at random. When a preference is revised, the user's candidates are
@@ -239,10 +239,8 @@ def estimate(
         if negatives:
             drawn_pairs += candidates * (fresh + (1 - fresh) * revised)
         asked *= 1 - revised
-        if everything:
-            new = samples - asked
-        else:
-            new = candidates * (fresh * (1 - asked / samples) + (1 - fresh) * revised)
+        of_candidates = candidates * (fresh * (1 - asked / samples) + (1 - fresh) * revised)
+        new = samples - asked if everything else of_candidates
         asked += new
         observed_pairs += new
         before, revised = noise, 0.0

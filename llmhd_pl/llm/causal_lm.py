@@ -120,14 +120,14 @@ class CausalLM:
         return len(self._before) + len(self._after) + len(forced) + len(_branches(paths)[-1])
 
     @torch.inference_mode()
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], int]]:
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], list[int]]]:
         """Expected scores, a group of prompts with the same beginning at a time.
 
         Args:
             groups: the common beginning, and the endings.
 
         Yields:
-            The number of the group, the scores of its endings in their order, and the tokens of all its whole prompts.
+            The number of the group, and in the order of its endings the scores and the tokens of the whole prompts.
         """
         if not groups:
             return
@@ -166,7 +166,7 @@ class CausalLM:
                 for row, score in zip(rows, expected_score(logits, paths).tolist(), strict=True):
                     scores[row] = score
                 done += size
-            yield index, scores, len(prefix) * len(suffixes) + sum(len(suffix) for suffix in suffixes)
+            yield index, scores, [len(prefix) + len(suffix) for suffix in suffixes]
 
     def _read(self, ids: list[int], cache: Any = None) -> Any:
         """The key-value cache of a prefix, one row, or of what a cache holds and the tokens after it."""

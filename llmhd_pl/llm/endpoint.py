@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from llmhd_pl.llm.language_model import _RATED, LanguageModelScorer, Scoring
+from llmhd_pl.llm.language_model import _RATED, LanguageModelScorer, Rating, Scoring
 from llmhd_pl.llm.prompts import T_SCORE, approximate_tokens, parse_score
 
 _TOP = 20  # the most candidates per token that OpenAI's protocol allows
@@ -28,10 +28,10 @@ candidates where the server gave none."""
 class EndpointScorer(LanguageModelScorer):
     """A language model on a server with OpenAI's chat completions: vLLM, SGLang, llama.cpp, OpenAI and others.
 
-    With ``scoring="expected"`` one answer per pair is generated with the probabilities of its tokens, and the score is
-    the mean of 1 to 10 under them: see ``expected_score``. An answer that comes without probabilities is read as
-    ``<s>N</s>``. That is announced by a warning, counted in ``read_from_text`` and marked in the cache, so that a run
-    that takes such an answer from there announces and counts it too.
+    With ``scoring="expected"`` one answer per pair is generated with the probabilities of its tokens, and the score
+    is the mean of 1 to 10 under them: see ``expected_of_candidates``. An answer that comes without probabilities is
+    read as ``<s>N</s>``. That is announced by a warning, counted in ``read_from_text`` and marked in the cache, so
+    that a run that takes such an answer from there announces and counts it too.
 
     Retried, with exponential backoff or as the server's ``Retry-After`` says (up to two minutes): failed connections,
     timeouts, 408, 409, 429 and 5xx. What still fails then, every other 4xx and every answer that is not the protocol's
@@ -119,28 +119,15 @@ class EndpointScorer(LanguageModelScorer):
         for number, reply in self._replies(prompts, max_new_tokens, probabilities=False):
             yield number, reply.text, reply.prompt_tokens, reply.answer_tokens
 
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
-        """Expected scores, a group when the last of its answers has arrived; int where one is read from the text."""
-        places = [(number, place) for number, (_, endings) in enumerate(groups) for place in range(len(endings))]
-        prompts = [groups[number][0] + groups[number][1][place] for number, place in places]
-        scores: list[list[float | None]] = [[None] * len(endings) for _, endings in groups]
-        tokens, waiting = [0] * len(groups), [len(endings) for _, endings in groups]
-        try:
-            for index, reply in self._replies(prompts, self.rated_tokens, probabilities=True):
-                number, place = places[index]
-                scores[number][place] = score = _score(reply)
-                if isinstance(score, int):
-                    self._count_read_from_text(1, reply.no_probabilities)
-                tokens[number] += reply.prompt_tokens
-                self.usage.add(T_SCORE, answer_tokens=reply.answer_tokens)  # the base class expects none of a rating
-                waiting[number] -= 1
-                if not waiting[number]:
-                    yield number, scores[number], tokens[number]
-        except Exception:  # what has arrived is paid for
-            for number, (_, endings) in enumerate(groups):
-                if 0 < waiting[number] < len(endings):
-                    yield number, scores[number], tokens[number]
-            raise
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
+        """Expected scores, in the order in which they arrive; int where one is read from the text."""
+        places = [(group, ending) for group, (_, endings) in enumerate(groups) for ending in range(len(endings))]
+        prompts = [groups[group][0] + groups[group][1][ending] for group, ending in places]
+        for index, reply in self._replies(prompts, self.rated_tokens, probabilities=True):
+            score = _score(reply)
+            if isinstance(score, int):
+                self._count_read_from_text(1, reply.no_probabilities)
+            yield Rating(*places[index], score, reply.prompt_tokens, reply.answer_tokens)
 
     def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         found = super()._known(template, prompts)
@@ -245,7 +232,7 @@ class EndpointScorer(LanguageModelScorer):
         )
 
 
-def expected_score(positions: Sequence[Position], number: int) -> float | None:
+def expected_of_candidates(positions: Sequence[Position], number: int) -> float | None:
     """The mean of 1 to 10 under the probabilities that the model gave the ten answers at the place of the number.
 
     Read is the place where the number that was written begins; candidates that are none of the ten answers are left
@@ -365,7 +352,7 @@ def _score(reply: _Reply) -> float | None:
     number = None if reply.text is None else parse_score(reply.text)
     if number is None or reply.positions is None:
         return number
-    expected = expected_score(reply.positions, number)
+    expected = expected_of_candidates(reply.positions, number)
     return number if expected is None else expected
 
 

@@ -1,11 +1,12 @@
 """What all language models share: rendering, cache, budget, parsing. Backends only rate and write."""
 
+import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import torch
 from rich.progress import (
@@ -40,6 +41,23 @@ from llmhd_pl.llm.scorer import Preference
 Scoring = Literal["expected", "generate"]
 _WRITTEN = 256  # tokens of the longest summary: 100 words in a language that needs 2.5 tokens for one
 _RATED = 12  # tokens of the longest generated score
+_WRITTEN_TOGETHER = 32  # answers in one transaction of the cache: about a millisecond
+Asked = TypeVar("Asked")
+
+
+class Rating(NamedTuple):
+    """An expected score, and what it cost."""
+
+    group: int
+    """Which group it belongs to."""
+    ending: int
+    """Which of the group's endings it is about."""
+    score: float | None
+    """1 to 10; None: no answer."""
+    prompt_tokens: int
+    """Of the whole prompt."""
+    answer_tokens: int
+    """That the model wrote."""
 
 
 class LanguageModelScorer(ABC):
@@ -49,7 +67,7 @@ class LanguageModelScorer(ABC):
         prompts: the domain, or the path of a TOML file: see ``Prompts.load``.
         scoring: "expected": the mean of 1 to 10 under the model's probabilities of the ten answers; "generate": the
             model writes ``<s>N</s>``, as in the paper.
-        cache: the SQLite file that keeps the answers; None keeps none.
+        cache: the SQLite file that keeps the answers; None keeps them in memory, for this process.
         replay: answer from the cache alone.
         max_tokens: hard budget of prompt and answer tokens; None is no limit.
         item_tokens: longest profile of an item.
@@ -61,7 +79,7 @@ class LanguageModelScorer(ABC):
     """
 
     chunk = 32
-    """Prompts, or users, that are asked about together and whose answers are written to the cache together."""
+    """Prompts, or users, that are asked about together."""
     rated_tokens = 1
     """The most tokens that the model writes for one rating."""
 
@@ -87,6 +105,7 @@ class LanguageModelScorer(ABC):
         self.budget = Budget(self.usage, max_tokens)
         self.item_tokens, self.history_tokens, self.seed = item_tokens, history_tokens, seed
         self._profiles: list[str] | None = None
+        self._memory: dict[bytes, str] = {}  # in the place of a cache, by the prompts' hashes
 
     @property
     @abstractmethod
@@ -107,8 +126,12 @@ class LanguageModelScorer(ABC):
         """Number of the prompt, its completion (None: no answer), prompt tokens, answer tokens; in any order."""
 
     @abstractmethod
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
-        """Number of the group, an expected score per ending (None: no answer), tokens of all its whole prompts."""
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator["Rating"]:
+        """Expected scores of prompts with common beginnings, in any order.
+
+        Args:
+            groups: the common beginning, and the endings.
+        """
 
     @property
     def fingerprint(self) -> str:
@@ -182,7 +205,7 @@ class LanguageModelScorer(ABC):
             float32 [n], 1 to 10; NaN where there is no answer, no preference or no text about the item.
         """
         profiles = self._all_profiles()
-        unique, place = torch.unique(pairs, dim=0, return_inverse=True)
+        unique, place = torch.unique(pairs.cpu(), dim=0, return_inverse=True)
         askable = [(u, i) for u, i in unique.tolist() if u in preferences and profiles[i] != NO_TEXT]
         groups = []
         for user, members in groupby(askable, key=lambda pair: pair[0]):
@@ -194,7 +217,7 @@ class LanguageModelScorer(ABC):
             if user in preferences and profiles[item] != NO_TEXT:
                 prompt = self.prompts.score_prefix(_text(preferences[user])) + self.prompts.score_suffix(profiles[item])
                 scores[row] = answers.get(prompt, torch.nan)
-        return scores[place]
+        return scores[place].to(pairs.device)
 
     def _rate(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
         prompts = [beginning + ending for beginning, endings in groups for ending in endings]
@@ -207,26 +230,31 @@ class LanguageModelScorer(ABC):
         with _progress("pairs", sum(len(endings) for _, endings in open_groups)) as advance:
             for start in range(0, len(open_groups), self.chunk):
                 chunk = open_groups[start : start + self.chunk]
-                size = sum(len(endings) for _, endings in chunk)
-                texts = [(beginning, len(endings)) for beginning, endings in chunk]
-                texts += [(ending, 1) for _, endings in chunk for ending in endings]
-                if not self._admits(T_SCORE, size, texts, self.rated_tokens):
-                    advance(size)
-                    continue
-                for number, scores, tokens in self.rate(chunk):
-                    beginning, endings = chunk[number]
-                    valid = {
-                        beginning + ending: score
-                        for ending, score in zip(endings, scores, strict=True)
-                        if score is not None
-                    }
-                    each = tokens // len(endings)
-                    self._keep(T_SCORE, [Answer(prompt, repr(score), each, 0) for prompt, score in valid.items()])
-                    missed = len(endings) - len(valid)
-                    self.usage.add(T_SCORE, calls=len(endings), prompt_tokens=tokens, unanswered=missed)
-                    found |= valid
-                    advance(len(endings))
+                admitted = self._admitted(T_SCORE, chunk, lambda group: len(group[1]), self._rating_tokens)
+                answers = self._keep_what_arrives(T_SCORE, self._ratings(admitted, advance))
+                found |= {prompt: float(answer) for prompt, answer in answers.items()}
+                advance(sum(len(endings) for _, endings in chunk) - sum(len(endings) for _, endings in admitted))
         return found
+
+    def _ratings(
+        self, groups: Sequence[tuple[str, Sequence[str]]], advance: Callable[[int], None]
+    ) -> Iterator[tuple[str, str | None, int, int]]:
+        """Prompt, score as it is kept (None: no answer), prompt tokens, answer tokens."""
+        for rating in self.rate(groups):
+            beginning, endings = groups[rating.group]
+            valid = rating.score is not None and 1 <= rating.score <= 10  # NaN is not
+            yield (
+                beginning + endings[rating.ending],
+                repr(rating.score) if valid else None,
+                rating.prompt_tokens,
+                rating.answer_tokens,
+            )
+            advance(1)
+
+    def _rating_tokens(self, group: tuple[str, Sequence[str]]) -> int:
+        beginning, endings = group
+        each = self.count_tokens(beginning) + self.overhead + self.rated_tokens
+        return len(endings) * each + sum(self.count_tokens(ending) for ending in endings)
 
     def _generate_scores(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
         prompts = [beginning + ending for beginning, endings in groups for ending in endings]
@@ -248,38 +276,71 @@ class LanguageModelScorer(ABC):
         prompts = list(dict.fromkeys(prompts))
         found = self._known(template, prompts)
         missing = sorted((prompt for prompt in prompts if prompt not in found), key=len, reverse=True)
+
+        def completions(chunk: Sequence[str]) -> Iterator[tuple[str, str | None, int, int]]:
+            for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
+                # JSON can carry half a character (a lone surrogate), which no file can hold.
+                text = None if text is None else text.encode(errors="replace").decode()
+                yield chunk[number], text if text is not None and valid(text) else None, prompt_tokens, answer_tokens
+                advance(1)
+
+        def most_tokens(prompt: str) -> int:
+            return self.count_tokens(prompt) + self.overhead + max_new_tokens
+
         with _progress(template, len(missing)) as advance:
             for start in range(0, len(missing), self.chunk):
                 chunk = missing[start : start + self.chunk]
-                if not self._admits(template, len(chunk), [(prompt, 1) for prompt in chunk], max_new_tokens):
-                    advance(len(chunk))
-                    continue
-                answers, returned, asked, written = [], 0, 0, 0
-                try:
-                    for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
-                        returned, asked, written = returned + 1, asked + prompt_tokens, written + answer_tokens
-                        if text is not None:
-                            # JSON can carry half a character (a lone surrogate), which no file can hold.
-                            text = text.encode(errors="replace").decode()
-                            if valid(text):
-                                answers.append(Answer(chunk[number], text, prompt_tokens, answer_tokens))
-                finally:  # what has arrived is paid for, also when the next one is interrupted
-                    self._keep(template, answers)
-                    self.usage.add(template, returned, 0, asked, written, returned - len(answers))
-                found |= {answer.prompt: answer.answer for answer in answers}
-                advance(len(chunk))
+                admitted = self._admitted(template, chunk, lambda prompt: 1, most_tokens)
+                found |= self._keep_what_arrives(template, completions(admitted))
+                advance(len(chunk) - len(admitted))
         return found
 
-    def _admits(self, template: str, prompts: int, texts: Iterable[tuple[str, int]], answer_tokens: int) -> bool:
-        """Whether the budget allows prompts of these texts, each so many times; without a limit nothing is counted."""
+    def _admitted(
+        self, template: str, chunk: Sequence[Asked], prompts: Callable[[Asked], int], tokens: Callable[[Asked], int]
+    ) -> list[Asked]:
+        """What the budget allows of a chunk; without a limit nothing is counted."""
         if self.budget.max_tokens is None:
-            return True
-        overhead = 0 if self.budget.exhausted else self.overhead
-        tokens = sum(times * self.count_tokens(text) for text, times in texts)
-        return self.budget.admits(template, prompts, tokens + prompts * (overhead + answer_tokens))
+            return list(chunk)
+        admitted: list[Asked] = []
+        pending = 0
+        for each in chunk:
+            cost = 0 if self.budget.exhausted else tokens(each)
+            if self.budget.admits(template, prompts(each), pending + cost):
+                admitted.append(each)
+                pending += cost
+        return admitted
+
+    def _keep_what_arrives(self, template: str, answers: Iterator[tuple[str, str | None, int, int]]) -> dict[str, str]:
+        """Write answers to the cache a few at a time, also when the next one is interrupted: they are paid for.
+
+        Args:
+            template: its name.
+            answers: prompt, valid answer or None, prompt tokens, answer tokens.
+
+        Returns:
+            The valid answers by prompt.
+        """
+        found: dict[str, str] = {}
+        unwritten: list[Answer] = []
+        try:
+            for prompt, text, prompt_tokens, answer_tokens in answers:
+                self.usage.add(template, 1, 0, prompt_tokens, answer_tokens, int(text is None))
+                if text is not None:
+                    found[prompt] = text
+                    unwritten.append(Answer(prompt, text, prompt_tokens, answer_tokens))
+                if len(unwritten) == _WRITTEN_TOGETHER:
+                    self._keep(template, unwritten)
+                    unwritten = []
+        finally:
+            self._keep(template, unwritten)
+        return found
 
     def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
-        found = {} if self.cache is None else self.cache.get(self.fingerprint, prompts)
+        if self.cache is not None:
+            found = self.cache.get(self.fingerprint, prompts)
+        else:
+            keys = {prompt: _key(prompt) for prompt in prompts}
+            found = {prompt: self._memory[key] for prompt, key in keys.items() if key in self._memory}
         if found:
             self.usage.add(template, cache_hits=len(found))
         return found
@@ -287,6 +348,8 @@ class LanguageModelScorer(ABC):
     def _keep(self, template: str, answers: list[Answer]) -> None:
         if self.cache is not None and answers:
             self.cache.put(self.fingerprint, template, answers)
+        elif self.cache is None:
+            self._memory |= {_key(answer.prompt): answer.answer for answer in answers}
 
     def _all_profiles(self) -> list[str]:
         if self._profiles is None:
@@ -326,6 +389,10 @@ class _progress:  # noqa: N801 -- used like a function
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def _key(prompt: str) -> bytes:
+    return hashlib.blake2b(prompt.encode(errors="replace"), digest_size=16).digest()
 
 
 def _text(preference: Preference) -> str:

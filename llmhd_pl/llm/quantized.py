@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llmhd_pl.llm.causal_lm import CausalLM
-from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
+from llmhd_pl.llm.language_model import LanguageModelScorer, Rating, Scoring
 
 # Weights, settings, tokenizer, chat template.
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -90,10 +90,11 @@ class QuantizedLLM(LanguageModelScorer):
         for done in self._causal_lm.complete(prompts, max_new_tokens):
             yield done.index, done.text, done.prompt_tokens, done.answer_tokens
 
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
         """Expected scores, with the beginning of a group computed once."""
-        for index, scores, tokens in self._causal_lm.rate(groups):
-            yield index, list(scores), tokens
+        for group, scores, tokens in self._causal_lm.rate(groups):
+            for ending, (score, read) in enumerate(zip(scores, tokens, strict=True)):
+                yield Rating(group, ending, score, read, 0)
 
     @cached_property
     def _tokenizer(self) -> Any:

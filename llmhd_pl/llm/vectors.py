@@ -62,7 +62,7 @@ class VectorScorer(ABC):
             inside: bool [n], whether the item is in the sum.
 
         Returns:
-            float [n].
+            float [n]; NaN where there is nothing to compare.
         """
         vectors = self._item_vectors
         # With s the sum and v the vector: (s - v) v = s v - v v and |s - v|^2 = s s - 2 s v + v v. One product of n
@@ -71,7 +71,10 @@ class VectorScorer(ABC):
         ss = (sums * sums).sum(axis=1)[rows]
         vv = self._squares[items]
         norms = np.sqrt(np.maximum(ss - inside * (2 * sv - vv), 0) * vv)
-        return np.asarray((sv - inside * vv) / np.maximum(norms, 1e-12))
+        # A text without a single word, such as "!!!", has the vector 0, which is like nothing.
+        cosine = np.full(len(norms), np.nan)
+        np.divide(sv - inside * vv, norms, out=cosine, where=norms > 1e-12)
+        return cosine
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
         """Make the vectors and fit the calibration.

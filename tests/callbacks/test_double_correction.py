@@ -38,7 +38,8 @@ def by_hand(losses: Tensor, orders: list[list[Tensor]], epochs: int) -> tuple[Te
                 bounds[b] = max(mean - variance * (s + variance * log / s**2) / (kept[b] + 1 - variance), 0)
             size = len(sample) * (2 if pointwise else 1)
             highest = sorted(bounds, key=lambda b: -bounds[b])
-            flips, drops = size - int((1 - 0.5 * rate) * size), size - int((1 - rate) * size)
+            drops = size - int((1 - rate) * size)
+            flips = int(0.5 * drops)
             for place, b in enumerate(highest):
                 loss = float(losses[epoch, b, 0] if pointwise else losses[epoch, b])
                 odds = torch.tensor(loss).neg().exp() / (1 - torch.tensor(loss).neg().exp())
@@ -73,7 +74,7 @@ def test_the_gradient_of_a_step_is_that_of_the_corrected_batch(objective: str) -
     positive, negative = single_steps.predictions(model)
     y = positive if objective == "bce" else positive - negative
     order = y.argsort()  # the first epoch's order is that of the losses
-    # bce: int(.75 * 16) = 12 are not flipped, int(.5 * 16) = 8 stay; bpr: 6 and 4.
+    # Half of what goes is flipped: bce 4 of 16 - int(.5 * 16) = 8; bpr 2 of 4.
     flips, drops = (4, 8) if objective == "bce" else (2, 4)
     corrected = [F.softplus(y[order[:flips]]), F.softplus(-y[order[drops:]])]
     corrected += [F.softplus(negative)] if objective == "bce" else []

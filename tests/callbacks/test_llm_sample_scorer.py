@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import CSVLogger
 from small_fits import NAN, FakeScorer, Keep, Method, catalog, hashed, playback, quiet, truth
 from torch import Tensor
@@ -16,7 +17,7 @@ from llmhd_pl.callbacks import LLMSampleScorer, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.denoising.rules import joint
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
-from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.accounting import Budget, Usage
 from llmhd_pl.llm.scorer import Preference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts itself")
@@ -311,7 +312,7 @@ def test_a_judge_that_contradicts_itself_is_reported(tmp_path: Path, steady: boo
         warnings.simplefilter("always")
         trainer.fit(playback(data, EPOCHS), data)
     assert method.scorer.revisions
-    told = [str(warning.message) for warning in caught if "contradicts itself: after pref" in str(warning.message)]
+    told = [str(warning.message) for warning in caught if "contradicts itself: after revisions" in str(warning.message)]
     assert bool(told) != steady
     assert float(trainer.callback_metrics["llm/agreement"]) == (1.0 if steady else 0.0)
 
@@ -434,3 +435,52 @@ def test_a_resumed_run_goes_on_with_what_was_used_and_answered(tmp_path: Path) -
     whole, first, resumed = asked
     assert resumed and first + resumed == whole  # nothing is asked again
     assert usages[2] == usages[0] != usages[1]
+
+
+class LimitedScorer(CountingScorer):
+    """Answers as long as its budget lasts."""
+
+    def __init__(self, max_tokens: int) -> None:
+        super().__init__()
+        self.answer = lambda user, item, preference: 8.0
+        self.budget = Budget(self.usage, max_tokens)
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        scores = torch.full((len(pairs),), NAN)
+        for row, pair in enumerate(pairs):
+            if self.budget.admits("T_score", 1, 10):
+                scores[row : row + 1] = super().score(preferences, pair[None])
+        return scores
+
+
+@pytest.mark.filterwarnings("ignore:The token budget is used up", "ignore:LLMSampleScorer")
+def test_a_budget_that_was_used_up_stays_so_until_it_is_raised(tmp_path: Path) -> None:
+    data = catalog()
+
+    def fit(max_tokens: int, epochs: int, checkpoint: Path | None = None) -> tuple[Any, Trainer]:
+        method = Method(LimitedScorer(max_tokens), scored="all")
+        trainer = quiet(tmp_path, *method.without_updates, max_epochs=epochs)
+        trainer.fit(playback(data, 3), data, ckpt_path=checkpoint)
+        return method.scorer, trainer
+
+    path, samples = tmp_path / "two.ckpt", len(data.train_users)
+    scorer, trainer = fit(105, 2)
+    assert len(scorer.pairs) == 10 and scorer.budget.exhausted
+    trainer.save_checkpoint(path)
+    same, _ = fit(105, 3, path)
+    assert same.budget.exhausted and not same.pairs and same.usage.tokens == 100
+    raised, _ = fit(10 * samples, 3, path)
+    assert not set(scorer.pairs) & set(raised.pairs) and raised.usage.tokens == 10 * samples
+    assert len(raised.pairs) == samples - 10 and not raised.budget.exhausted  # what had no answer was asked again
+
+
+def test_what_several_processes_had_used_is_shared_out_among_fewer() -> None:
+    llm = LLMSampleScorer(CountingScorer())
+    state = llm.state_dict()  # before any fit
+    one, two = Usage(), Usage()
+    one.add("T_score", calls=3, prompt_tokens=30)
+    two.add("T_score", calls=4, prompt_tokens=40, answer_tokens=1)
+    two.add("T_sum", calls=1)
+    llm.load_state_dict(state | {"usage": [one.state_dict(), two.state_dict()], "exhausted": [None, None]})
+    usage: Usage = llm.scorer.usage  # type: ignore[attr-defined]
+    assert usage.tokens == 71 and usage.calls == 8

@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from small_fits import catalog, playback, quiet
+from small_fits import Method, catalog, playback, quiet
 from torch import Tensor
 
-from llmhd_pl.callbacks import NoiseAudit, SampleRecorder, VariancePruning
+from llmhd_pl.callbacks import GraphPruning, NoiseAudit, SampleRecorder, VariancePruning
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
 
 
@@ -115,3 +115,13 @@ def test_without_the_truth_or_the_recorder(tmp_path: Path) -> None:
     recorder = SampleRecorder(users=data.train_users, items=data.train_items)
     with pytest.raises(RuntimeError, match="NoiseAudit needs the truth: a data module with noise_mask"):
         quiet(tmp_path, recorder, NoiseAudit()).fit(playback(data, 1), loader)
+
+
+@pytest.mark.parametrize("looks", [NoiseAudit, GraphPruning])
+def test_what_looks_at_decisions_comes_after_them(tmp_path: Path, looks: type[Callback]) -> None:
+    data, method = catalog(), Method()
+    module = playback(data, 1)
+    module.set_graph = lambda users, items: None  # type: ignore[assignment]
+    callbacks = [method.recorder, method.pruning, looks(), method.llm]
+    with pytest.raises(RuntimeError, match=f"{looks.__name__} must come after LLMSampleScorer"):
+        quiet(tmp_path, *callbacks).fit(module, data)

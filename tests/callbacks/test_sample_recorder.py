@@ -11,11 +11,11 @@ import split_fits
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from small_fits import NAN, Method, catalog, equal, playback, quiet
+from small_fits import NAN, Method, Playback, catalog, equal, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.backbones import MF, LightGCN, SampleWeights
-from llmhd_pl.callbacks import GraphPruning, SampleRecorder
+from llmhd_pl.callbacks import GraphPruning, Oracle, SampleRecorder, TruncatedLoss
 from llmhd_pl.datamodules import SyntheticCatalog
 
 pytestmark = [
@@ -302,6 +302,31 @@ def test_evaluation_needs_nothing_of_the_recorder(tmp_path: Path) -> None:
     assert "SampleRecorder" not in torch.load(tmp_path / "tested.ckpt")["callbacks"]
 
 
+def test_a_module_that_does_not_ask_for_weights_is_told(tmp_path: Path) -> None:
+    class Deaf(Playback):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+            at = self.current_epoch, batch["sample"]
+            scores = {"positive_score": self.positive[at], "negative_score": self.negative[at]}
+            return {"loss": self.parameter * 0, "losses": self.losses[at], **scores}
+
+    data = catalog()
+    tables = playback(data, 1)
+    with pytest.raises(RuntimeError, match=r"Deaf inherits SampleWeights, but .* did not call self\.sample_weights"):
+        quiet(tmp_path, SampleRecorder()).fit(Deaf(tables.losses, tables.positive, tables.negative), data)
+
+
+def test_a_fit_that_fails_leaves_no_denoiser_behind(tmp_path: Path) -> None:
+    class Broken(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+            raise OSError("disk full")
+
+    data, module = catalog(), playback(catalog(), 1)
+    with pytest.raises(OSError, match="disk full"):
+        quiet(tmp_path, SampleRecorder(), TruncatedLoss(), Oracle(), Broken()).fit(module, data)
+    batch = {"sample": torch.arange(3)}
+    assert module.sample_weights(batch, torch.zeros(3)).tolist() == [1, 1, 1] and not module._denoisers
+
+
 def test_accumulated_gradients_change_nothing_about_what_is_recorded(tmp_path: Path) -> None:
     data = catalog()
     module, recorder = playback(data, 1), SampleRecorder()
@@ -315,6 +340,7 @@ SPLIT: dict[str, dict[str, Any]] = {
 }
 ONE_REVISED: dict[str, Any] = {"epochs": 4, "rate": 0.004}  # so few are flagged that one process has none
 MID_EPOCH = "step=21"  # in the fourth of epochs of six batches
+LAST_STEP = "step=24"  # the last of that epoch, before its end
 
 
 @pytest.fixture(scope="module")
@@ -326,7 +352,7 @@ def split_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         split_fits.fit(str(folder / f"{name}-1"), 1, **arguments)
         plans.append({"folder": str(folder / f"{name}-2"), "processes": 2, **arguments})
     plans.append({"folder": str(folder / "few-2"), "processes": 2, **ONE_REVISED})
-    for checkpoint in ("end-epoch=2", MID_EPOCH):
+    for checkpoint in ("end-epoch=2", MID_EPOCH, LAST_STEP):
         path = folder / "joint-1" / f"{checkpoint}.ckpt"
         plans.append(
             {"folder": str(folder / f"{checkpoint}-2"), "processes": 2, "checkpoint": str(path), **SPLIT["joint"]}
@@ -345,6 +371,8 @@ def saved(path: Path) -> dict[str, Any]:
     state = torch.load(path, weights_only=True)["callbacks"]
     names = ("SampleRecorder", "LLMSampleScorer", "PreferenceUpdater", "GraphPruning")
     found = {name: state[name] for name in names}
+    for name in ("usage", "exhausted"):  # of each process
+        del found["LLMSampleScorer"][name]
     found["LLMSampleScorer"] |= found["LLMSampleScorer"].pop("preferences")
     changes = found["LLMSampleScorer"]["changes"]
     found["LLMSampleScorer"]["changes"] = sorted(json.dumps(change, sort_keys=True) for change in changes)
@@ -394,7 +422,13 @@ def test_one_process_s_checkpoint_within_an_epoch_goes_on_with_two(split_folder:
         assert differing(saved(one / f"{checkpoint}.ckpt"), saved(two / f"{checkpoint}.ckpt")) == []
 
 
-@pytest.mark.parametrize("checkpoint", ["end-epoch=2", MID_EPOCH])
+def test_one_process_s_checkpoint_after_the_last_step_of_an_epoch_goes_on_with_two(split_folder: Path) -> None:
+    """What is decided at that epoch's end, which the checkpoint does not have, is decided by the owners alone."""
+    one, two = split_folder / "joint-1", split_folder / f"{LAST_STEP}-2"
+    assert differing(saved(one / "end-epoch=4.ckpt"), saved(two / "end-epoch=4.ckpt")) == []
+
+
+@pytest.mark.parametrize("checkpoint", ["end-epoch=2", MID_EPOCH, LAST_STEP])
 def test_two_processes_checkpoint_goes_on_with_one(split_folder: Path, tmp_path: Path, checkpoint: str) -> None:
     path = split_folder / "joint-2" / f"{checkpoint}.ckpt"
     split_fits.fit(str(tmp_path), 1, checkpoint=str(path), **SPLIT["joint"])

@@ -64,7 +64,7 @@ def test_the_batch_that_does_not_fit_is_not_asked_and_counted_unanswered() -> No
     assert budget.admits("T_sum", 3, 1000)
     usage.add("T_sum", calls=3, prompt_tokens=500, answer_tokens=100)  # the answers were shorter than they might
     assert budget.admits("T_sum", 2, 400)
-    with pytest.warns(UserWarning, match=r"600 of max_tokens=1,000, and the next batch needs up to 401") as caught:
+    with pytest.warns(UserWarning, match=r"600 of max_tokens=1,000, and what is asked next needs up to 401") as caught:
         assert not budget.admits("T_score", 5, 401)
     assert len(caught) == 1 and caught[0].filename == __file__
     # Nothing gets through from here on, and nobody is warned again.

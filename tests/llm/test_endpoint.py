@@ -18,7 +18,7 @@ import pytest
 import torch
 
 from llmhd_pl.llm.cache import AnswerCache
-from llmhd_pl.llm.endpoint import EndpointScorer, Position, expected_score
+from llmhd_pl.llm.endpoint import EndpointScorer, Position, expected_of_candidates
 
 ITEMS = [{"title": f"Otter {number}"} for number in range(8)]
 PREFERENCES = {0: "rivers", 1: "wolves"}
@@ -224,20 +224,20 @@ def places(*tokens: tuple[str, dict[str, float]]) -> list[Position]:
     ],
 )
 def test_expected_score_by_hand(tokens: list[tuple[str, dict[str, float]]], number: int, expected: float) -> None:
-    assert expected_score(places(*tokens), number) == pytest.approx(expected)
+    assert expected_of_candidates(places(*tokens), number) == pytest.approx(expected)
 
 
 def test_the_place_of_the_number_is_found_within_tokens() -> None:
     glued: list[Position] = [("<s", [("<s", 1.0), ("<", 0.0)]), (">7<", [(">7<", 0.5), (">6<", 0.25), ("6", 0.25)])]
-    assert expected_score(glued, 7) == pytest.approx((7 * 0.5 + 6 * 0.25) / 0.75)
-    assert expected_score([("1", [("1", 0.6), ("3", 0.4)])], 1) == pytest.approx(
+    assert expected_of_candidates(glued, 7) == pytest.approx((7 * 0.5 + 6 * 0.25) / 0.75)
+    assert expected_of_candidates([("1", [("1", 0.6), ("3", 0.4)])], 1) == pytest.approx(
         0.6 * 1 + 0.4 * 3
     )  # the end is not told
-    assert expected_score([("1", [("1", 0.6), ("3", 0.4)]), ("0", [])], 10) == pytest.approx(0.6 * 10 + 0.4 * 3)
-    assert expected_score([("8", [("8", 0.6), ("3", 0.4)])], 7) is None  # the tokens of another answer
-    assert expected_score([("7", [("7", 1.0)])], 7) is None  # one candidate is no distribution
-    assert expected_score([("7", [("7", math.nan), ("8", 0.1)])], 7) is None
-    assert expected_score([], 7) is None
+    assert expected_of_candidates([("1", [("1", 0.6), ("3", 0.4)]), ("0", [])], 10) == pytest.approx(0.6 * 10 + 0.4 * 3)
+    assert expected_of_candidates([("8", [("8", 0.6), ("3", 0.4)])], 7) is None  # the tokens of another answer
+    assert expected_of_candidates([("7", [("7", 1.0)])], 7) is None  # one candidate is no distribution
+    assert expected_of_candidates([("7", [("7", math.nan), ("8", 0.1)])], 7) is None
+    assert expected_of_candidates([], 7) is None
 
 
 @pytest.mark.parametrize("text", ["7", "<s>7", "7</s>", " <s>7</s>\n"])

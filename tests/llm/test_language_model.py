@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from llmhd_pl.llm.cache import MissingAnswersError
-from llmhd_pl.llm.language_model import LanguageModelScorer, _progress
+from llmhd_pl.llm.language_model import LanguageModelScorer, Rating, _progress
 
 ITEMS = [
     {"title": "Otter"},
@@ -45,13 +45,12 @@ class Parrot(LanguageModelScorer):
             broken = any(word in prompt for word in self.broken)
             yield number, "garbage" if broken else f"<{tag}>{text}</{tag}>", self.count_tokens(prompt), 3
 
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float | None], int]]:
-        for number, (beginning, endings) in enumerate(groups):
-            self.asked += [beginning + ending for ending in endings]
-            scores = [
-                None if any(word in ending for word in self.broken) else 1 + len(ending) / 1000 for ending in endings
-            ]
-            yield number, scores, sum(self.count_tokens(beginning + ending) for ending in endings)
+    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
+        for group, (beginning, endings) in enumerate(groups):
+            for place, ending in enumerate(endings):
+                self.asked.append(beginning + ending)
+                score = None if any(word in ending for word in self.broken) else 1 + len(ending) / 1000
+                yield Rating(group, place, score, self.count_tokens(beginning + ending), 2)
 
 
 def parrot(**arguments: Any) -> Parrot:
@@ -160,6 +159,63 @@ def test_the_budget_ends_the_asking_and_what_is_cached_still_counts(tmp_path: Pa
     assert scores.isnan().tolist() == [False, True] and poor.asked == []
     assert poor.summarize({0: [0]}) == {}
     assert {name: count.unanswered for name, count in poor.usage.templates.items()} == {"T_score": 1, "T_sum": 1}
+
+
+def test_the_budget_is_spent_on_what_it_allows_of_a_chunk() -> None:
+    free = parrot()
+    preferences = {user: f"Otter number{user}" for user in range(4)}
+    pairs = torch.tensor([[user, 0] for user in range(4)])
+    free.score(preferences, pairs)
+    each = free.usage.tokens // 4  # two tokens of each are the answer's, and one is reserved for it
+    with pytest.warns(UserWarning, match="budget is used up"):
+        scores = (poor := parrot(max_tokens=2 * each + each // 2)).score(preferences, pairs)
+    assert scores.isnan().tolist() == [False, False, True, True]
+    assert poor.usage.templates["T_score"].unanswered == 2 and len(poor.asked) == 2
+
+
+def test_a_score_that_is_none_is_not_kept(tmp_path: Path) -> None:
+    """A model that overflows says NaN."""
+
+    class Overflowing(Parrot):
+        def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
+            for rating, score in zip(super().rate(groups), (float("nan"), 0.5, 10.5, 10.0), strict=False):
+                yield rating._replace(score=score)
+
+    scorer = Overflowing(cache=str(tmp_path / "answers.db"))
+    scorer.prepare([{"title": word} for word in "abcd"], torch.empty(0, 2, dtype=torch.int64))
+    scores = scorer.score({0: "Otter"}, torch.tensor([[0, item] for item in range(4)]))
+    assert scores.isnan().tolist() == [True, True, True, False] and scores[3] == 10
+    assert scorer.usage.templates["T_score"].unanswered == 3
+    assert scorer.cache is not None and scorer.cache.get(scorer.fingerprint, scorer.asked).keys() == {scorer.asked[3]}
+
+
+def test_scores_that_had_arrived_when_the_model_failed_are_kept(tmp_path: Path) -> None:
+    class Failing(Parrot):
+        def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
+            for number, rating in enumerate(super().rate(groups)):
+                if number == 2:
+                    raise KeyboardInterrupt
+                yield rating
+
+    failing = Failing(cache=str(tmp_path / "answers.db"))
+    failing.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    pairs = torch.tensor([[0, 0], [0, 1], [0, 2]])
+    with pytest.raises(KeyboardInterrupt):
+        failing.score({0: "Otter"}, pairs)
+    assert failing.usage.templates["T_score"].calls == 2 and failing.usage.templates["T_score"].answer_tokens == 4
+    again = parrot(cache=str(tmp_path / "answers.db"))
+    assert not again.score({0: "Otter"}, pairs).isnan().any() and len(again.asked) == 1
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_without_a_file_answers_are_kept_for_the_process(scoring: Any) -> None:
+    scorer = parrot(scoring=scoring)
+    pairs = torch.tensor([[0, 0], [0, 1]])
+    scores = scorer.score({0: "Otter"}, pairs)
+    assert torch.equal(scorer.score({0: "Otter"}, pairs), scores) and len(scorer.asked) == 2
+    assert scorer.usage.templates["T_score"].cache_hits == 2
+    scorer.score({0: "Wolf"}, pairs)
+    assert len(scorer.asked) == 4
 
 
 def test_other_prompts_or_scoring_are_other_questions(tmp_path: Path) -> None:
