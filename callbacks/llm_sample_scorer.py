@@ -29,8 +29,8 @@ class LLMSampleScorer(Callback):
     """Rewrites the loss weights of the next epoch: hard candidates are kept, the rest of the noise set is dropped.
 
     Preferences are summarised when a user is first asked about, from all observed items of the user in train, and kept
-    in ``preferences``. In the run's folder ``preferences.jsonl`` says how each came to be, ``judgements.jsonl`` what
-    was decided of each suspicious observed item in the last epoch.
+    in ``preferences``. In the run's folder ``preferences.jsonl`` says how each came to be, ``judgements.jsonl``,
+    written when the fit ends, what was decided of each suspicious observed item in the last epoch.
 
     Args:
         scorer: the judge; it is held here, not in the LightningModule, because a quantised model must not be moved.
@@ -65,6 +65,7 @@ class LLMSampleScorer(Callback):
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
         self._given_texts = texts
         self._trainer: Trainer | None = None
+        self._judged: Tensor | None = None  # the scores that the last epoch was decided by
         self._begin(0)
 
     def _begin(self, num_samples: int) -> None:
@@ -84,6 +85,7 @@ class LLMSampleScorer(Callback):
         self._recorder = required(trainer, self, SampleRecorder)
         self._pruning = required(trainer, self, VariancePruning)
         self._pruning.decides = False
+        self._judged = None
         self._begin(len(self._recorder.users))
         self.texts = self._given_texts
         if self.texts is None:
@@ -134,8 +136,17 @@ class LLMSampleScorer(Callback):
         suspicious = observed(store.status != CLEAN).cpu()
         self._decide(trainer, positive, negative)
         self._report(trainer, pl_module, suspicious, (positive_wanted, positive), (negative_wanted, negative))
-        self._write_judgements(trainer, positive)
+        self._judged = positive
         self.preferences.write(self.path(trainer))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write ``judgements.jsonl``."""
+        if self._judged is not None:
+            self._write_judgements(trainer, self._judged)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write it for a run that is broken off, too."""
+        self.on_train_end(trainer, pl_module)
 
     def _write_judgements(self, trainer: Trainer, scores: Tensor) -> None:
         """Write what was decided of the suspicious observed items in the last epoch, one per line."""
