@@ -39,8 +39,9 @@ def test_info_nce_by_hand() -> None:
     assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5).sum() == 0  # a process without a share of the batch
 
 
+@pytest.mark.parametrize("temperature", [0.2, 0.03, 0.02])
 @pytest.mark.parametrize("shared", [False, True])
-def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool) -> None:
+def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool, temperature: float) -> None:
     """More anchors than are multiplied at once; an embedding that is anchor, positive and candidate at once."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(300, 8, generator=generator, dtype=torch.float64).float()
@@ -49,7 +50,7 @@ def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool) -> None:
     def gradients(loss: Callable[..., Tensor]) -> list[Tensor]:
         parts = [table.clone().requires_grad_() for _ in range(1 if shared else 3)]
         anchors, positives, candidates = (parts * 3)[:3]
-        value = (weights * loss(anchors, positives.flip(0), candidates[:40], 0.2)).sum()
+        value = (weights * loss(anchors, positives.flip(0), candidates[:40], temperature)).sum()
         return [value.detach(), *torch.autograd.grad(value, parts)]
 
     def plain(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float) -> Tensor:
