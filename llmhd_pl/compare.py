@@ -231,21 +231,30 @@ def write(grid: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def _plot(table: pd.DataFrame, path: Path) -> None:
-    """NDCG@10 against the noise ratio, with the deviation over the seeds."""
+    """NDCG@10 with the deviation over the seeds: against the noise ratio or, where there is one only, by method."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    for (backbone, method), group in table.groupby(["backbone", "method"], sort=False):
-        by_noise = group.groupby("noise_ratio")["ndcg@10"]
-        axes.errorbar(
-            by_noise.mean().index, by_noise.mean(), by_noise.std().fillna(0), label=f"{method}, {backbone}",
-            marker="o", capsize=3,
-        )  # fmt: skip
-    axes.set(xlabel="noise ratio", ylabel="test NDCG@10")
-    axes.legend(fontsize=8)
+    groups = {
+        f"{method}, {backbone}": group
+        for (backbone, method), group in table.groupby(["backbone", "method"], sort=False)
+    }
+    if table["noise_ratio"].nunique() == 1:
+        means, deviations = ([group["ndcg@10"].agg(what) for group in groups.values()] for what in ("mean", "std"))
+        axes.errorbar(means, list(groups), xerr=pd.Series(deviations).fillna(0), fmt="o", capsize=3)
+        axes.invert_yaxis()
+        axes.grid(axis="y", alpha=0.3)
+        axes.set(xlabel="test NDCG@10", title=f"noise ratio {table['noise_ratio'].iloc[0]:g}")
+    else:
+        for name, group in groups.items():
+            by_noise = group.groupby("noise_ratio")["ndcg@10"]
+            mean, deviation = by_noise.mean(), by_noise.std().fillna(0)
+            axes.errorbar(mean.index, mean, deviation, label=name, marker="o", capsize=3)
+        axes.set(xlabel="noise ratio", ylabel="test NDCG@10")
+        axes.legend(fontsize=8)
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 

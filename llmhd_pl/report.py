@@ -122,7 +122,7 @@ def plot(folder: Path) -> Path:
     shares = right.twinx()
     for name, style in (("precision", "-"), ("recall", "--")):
         shares.plot(log["epoch"], log[f"audit/dropped_is_noise_{name}"], f"k{style}", label=f"dropped is noise: {name}")
-    shares.set(ylim=(0, 1.02))
+    shares.set(ylim=(0, 1.02), ylabel="share")
     handles = [*right.get_legend_handles_labels()[0], *shares.get_legend_handles_labels()[0]]
     right.legend(handles, [handle.get_label() for handle in handles], loc="lower right")
     path = folder / "report.png"
