@@ -28,7 +28,7 @@ from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.prompts import Prompts
 from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
 
-DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS, USERS = "books", 400, 40, 20, 8
+DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS = "books", 400, 40, 20
 ANSWER_TOKENS = 8  # <s>N</s> and the end, where no tag is a token
 SLOW_PAIRS = 4  # in a round, of the two slow ways
 WANTED = (6, 10)  # times the pairs per second of the two slow ways
@@ -91,7 +91,9 @@ def seconds(work: Callable[[], object], device: str) -> float:
     return time.perf_counter() - start
 
 
-def measure(folder: str, quantization: Quantization, device: str, rounds: int) -> dict[str, list[float]]:
+def measure(
+    folder: str, quantization: Quantization, device: str, rounds: int, per_round: int
+) -> dict[str, list[float]]:
     """Pairs per second of the four ways, a value per round."""
     cache = str(Path(folder) / f"{quantization}.sqlite")
 
@@ -101,7 +103,7 @@ def measure(folder: str, quantization: Quantization, device: str, rounds: int) -
     ours = make_scorer()
     items = [{"title": text(ours, ITEM_TOKENS)} for _ in range(ITEMS)]
     ours.prepare(items, torch.empty(0, 2, dtype=torch.int64))
-    texts = [text(ours, PREFERENCE_TOKENS) for _ in range((rounds + 1) * USERS)]
+    texts = [text(ours, PREFERENCE_TOKENS) for _ in range((rounds + 1) * per_round)]
     preferences: dict[int, str] = dict(enumerate(texts))
     lm = ours._causal_lm
     endings = [ours.prompts.score_suffix(item["title"]) for item in items]
@@ -124,11 +126,11 @@ def measure(folder: str, quantization: Quantization, device: str, rounds: int) -
 
     speeds: dict[str, list[float]] = {"one generate per pair": [], "written as in the paper": [], "ours": []}
     for number in range(rounds + 1):
-        users = list(range(number * USERS, (number + 1) * USERS))
+        users = list(range(number * per_round, (number + 1) * per_round))
         round_speeds = {
             "one generate per pair": SLOW_PAIRS / seconds(lambda: generate(users[0], 1), device),  # noqa: B023
             "written as in the paper": SLOW_PAIRS / seconds(lambda: generate(users[0], ANSWER_TOKENS), device),  # noqa: B023
-            "ours": USERS * ITEMS / seconds(lambda: ours.score(preferences, pairs(users)), device),  # noqa: B023
+            "ours": per_round * ITEMS / seconds(lambda: ours.score(preferences, pairs(users)), device),  # noqa: B023
         }
         if number:  # the first one warms up
             for way, speed in round_speeds.items():
@@ -151,6 +153,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--users", type=int, default=8, help="of a round; they share one reading of role and scale")
     parser.add_argument("--layers", type=int, default=20, help="20 are 300M parameters")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
@@ -160,7 +163,7 @@ def main() -> None:
         dtype = str(fast_dtype(arguments.device)).removeprefix("torch.")
         kinds: dict[str, Quantization] = {dtype: "none", "NF4": "nf4"}
         for name, quantization in kinds.items():
-            speeds = measure(folder, quantization, arguments.device, arguments.rounds)
+            speeds = measure(folder, quantization, arguments.device, arguments.rounds, arguments.users)
             for way, wanted in zip(speeds, (*WANTED, None, None), strict=True):
                 values = (median(speeds[way]), min(speeds[way]), max(speeds[way]))
                 ratio = f"{median(speeds['ours']) / values[0]:.1f}x" if wanted else ""
