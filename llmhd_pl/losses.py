@@ -37,36 +37,37 @@ def bce_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
 
 
 class _LogSumExp(torch.autograd.Function):
-    """``(anchors @ candidates.T).logsumexp(dim=1)`` without ever holding the whole product, [n, m].
+    """``(counts * (anchors @ candidates.T).logsumexp(dim=1)).sum()`` without ever holding the whole product, [n, m].
 
-    The gradient multiplies once more instead of reading the product back from memory, which takes twice as long.
+    Since the result is a number, its gradient is known but for a factor while each part of the product is still in the
+    cache: to multiply once more, or to read the product back from memory, would take half as long again.
     """
 
     @staticmethod
-    def forward(ctx: Any, anchors: Tensor, candidates: Tensor) -> Tensor:
-        result = anchors.new_empty(len(anchors))
+    def forward(ctx: Any, anchors: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
+        total = anchors.new_zeros(())
+        of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
         for start in range(0, len(anchors), _ROWS):
-            result[start : start + _ROWS] = (anchors[start : start + _ROWS] @ candidates.t()).logsumexp(dim=1)
-        ctx.save_for_backward(anchors, candidates, result)
-        return result
+            part = slice(start, start + _ROWS)
+            exponentials = anchors[part] @ candidates.t()
+            highest = exponentials.amax(dim=1, keepdim=True)
+            sums = exponentials.sub_(highest).exp_().sum(dim=1, keepdim=True)
+            total += (counts[part] * (sums.log() + highest).squeeze(1)).sum()
+            weights = counts[part, None] / sums
+            of_anchors[part] = weights * (exponentials @ candidates)
+            of_candidates.addmm_(exponentials.t(), weights * anchors[part])
+        ctx.save_for_backward(of_anchors, of_candidates)
+        return total
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor | None]:
-        anchors, candidates, result = ctx.saved_tensors
-        of_anchors = torch.empty_like(anchors)
-        of_candidates = torch.zeros_like(candidates) if ctx.needs_input_grad[1] else None
-        for start in range(0, len(anchors), _ROWS):
-            part = slice(start, start + _ROWS)
-            share = (anchors[part] @ candidates.t()).sub_(result[part, None]).exp_().mul_(upstream[part, None])
-            torch.mm(share, candidates, out=of_anchors[part])
-            if of_candidates is not None:
-                of_candidates.addmm_(share.t(), anchors[part])
-        return of_anchors, of_candidates
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        of_anchors, of_candidates = ctx.saved_tensors
+        return upstream * of_anchors, upstream * of_candidates, None
 
 
-def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """InfoNCE on cosines: ``-log(exp(a p / t) / sum_c exp(a c / t))`` (van den Oord et al., 2018, equation 4).
+def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float, counts: Tensor) -> Tensor:
+    """Sum of InfoNCE on cosines, ``-log(exp(a p / t) / sum_c exp(a c / t))`` (van den Oord et al., 2018, equation 4).
 
     In float32 under autocast too: bf16 would round a cosine of nearly 1, divided by the temperature, to steps of .04.
 
@@ -75,12 +76,15 @@ def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature
         positives: what each anchor should be like, [n, d].
         candidates: what it is compared with, the positives among them, [m, d].
         temperature: t.
+        counts: how many times each anchor counts, [n]; a node that is twice in the batch need be multiplied only once.
 
     Returns:
-        [n].
+        Scalar.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         anchors = F.normalize(anchors.float(), dim=1) / temperature
         agreement = (anchors * F.normalize(positives.float(), dim=1)).sum(dim=1)
-        everyone: Tensor = _LogSumExp.apply(anchors, F.normalize(candidates.float(), dim=1))  # type: ignore[no-untyped-call]
-        return everyone - agreement
+        everyone: Tensor = _LogSumExp.apply(  # type: ignore[no-untyped-call]
+            anchors, F.normalize(candidates.float(), dim=1), counts.float()
+        )
+        return everyone - (counts * agreement).sum()

@@ -29,14 +29,16 @@ def test_losses_stay_finite_for_extreme_scores() -> None:
 def test_info_nce_by_hand() -> None:
     anchors = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
     candidates = torch.tensor([[5.0, 0.0], [0.0, 3.0], [-1.0, 0.0]])
-    losses = info_nce(anchors, candidates[:2], candidates, temperature=0.5)
+    counts = torch.tensor([1, 3])
+    loss = info_nce(anchors, candidates[:2], candidates, temperature=0.5, counts=counts)
     half = 1 / math.sqrt(2)
     cosines = [[1.0, 0.0, -1.0], [half, half, -half]]
     sums = [math.log(sum(math.exp(cosine / 0.5) for cosine in row)) for row in cosines]
-    assert losses.tolist() == pytest.approx([sums[0] - 1 / 0.5, sums[1] - half / 0.5])
+    assert loss.item() == pytest.approx(sums[0] - 1 / 0.5 + 3 * (sums[1] - half / 0.5))
     with torch.autocast("cpu", torch.bfloat16):
-        assert torch.equal(info_nce(anchors.bfloat16(), candidates[:2], candidates, 0.5), losses)
-    assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5).sum() == 0  # a process without a share of the batch
+        assert torch.equal(info_nce(anchors.bfloat16(), candidates[:2], candidates, 0.5, counts), loss)
+    # a process without a share of the batch
+    assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5, counts[:0]) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.2, 0.03, 0.02])
@@ -50,12 +52,12 @@ def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool, temperatur
     def gradients(loss: Callable[..., Tensor]) -> list[Tensor]:
         parts = [table.clone().requires_grad_() for _ in range(1 if shared else 3)]
         anchors, positives, candidates = (parts * 3)[:3]
-        value = (weights * loss(anchors, positives.flip(0), candidates[:40], temperature)).sum()
+        value = 0.3 * loss(anchors, positives.flip(0), candidates[:40], temperature, weights)
         return [value.detach(), *torch.autograd.grad(value, parts)]
 
-    def plain(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float) -> Tensor:
+    def plain(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float, weights: Tensor) -> Tensor:
         anchors, positives, candidates = (F.normalize(part, dim=1) for part in (anchors, positives, candidates))
         own = (anchors * positives).sum(dim=1) / temperature
-        return -(own - torch.logsumexp(anchors @ candidates.t() / temperature, dim=1))
+        return -(weights * (own - torch.logsumexp(anchors @ candidates.t() / temperature, dim=1))).sum()
 
     torch.testing.assert_close(gradients(info_nce), gradients(plain), rtol=1e-4, atol=1e-5)

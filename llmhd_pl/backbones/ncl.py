@@ -94,12 +94,14 @@ class NCL(LightGCN):
             strict=True,
         )
         for nodes, everyone, centroids, weight in kinds:
-            anchors = F.embedding(nodes, own)
-            structure = info_nce(F.embedding(nodes, context), anchors, everyone, self.temperature).sum()
+            unique, counts = nodes.unique(return_counts=True)
+            anchors = F.embedding(unique, own)
+            structure = info_nce(F.embedding(unique, context), anchors, everyone, self.temperature, counts)
             loss = loss + self.structure_weight * weight * structure
             if prototypes:
-                nearest = centroids[self.cluster[nodes]]
-                loss = loss + self.prototype_weight * info_nce(anchors, nearest, centroids, self.temperature).sum()
+                nearest = centroids[self.cluster[unique]]
+                prototype = info_nce(anchors, nearest, centroids, self.temperature, counts)
+                loss = loss + self.prototype_weight * prototype
         return loss
 
     @torch.no_grad()

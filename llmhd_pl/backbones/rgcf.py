@@ -93,9 +93,9 @@ class RGCF(GraphBackbone):
         """``ssl_weight`` times the sum of the users' InfoNCE between the two graphs: scalar."""
         features, weights, final = self._step or self._denoise()
         others = self._diverse(features, weights.detach())[: self.num_users]
-        users = batch["user"]
-        mine = F.embedding(users, final)
-        return self.ssl_weight * info_nce(mine, F.embedding(users, others), others, self.temperature).sum()
+        users, counts = batch["user"].unique(return_counts=True)
+        mine, positives = F.embedding(users, final), F.embedding(users, others)
+        return self.ssl_weight * info_nce(mine, positives, others, self.temperature, counts)
 
     def _denoise(self) -> tuple[Tensor, Tensor, Tensor]:
         """Features [users + items, d], weights of the edges [n], and final embeddings [users + items, d]."""

@@ -85,8 +85,9 @@ class SGL(LightGCN):
             strict=True,
         )
         for nodes, one, other in kinds:
-            anchors, positives = F.embedding(nodes, one), F.embedding(nodes, other)
-            loss = loss + info_nce(anchors, positives, other, self.temperature).sum()
+            unique, counts = nodes.unique(return_counts=True)
+            anchors, positives = F.embedding(unique, one), F.embedding(unique, other)
+            loss = loss + info_nce(anchors, positives, other, self.temperature, counts)
         return self.ssl_weight * loss / batch_size
 
     def _propagate(self, view: list[SymmetricAdjacency]) -> Tensor:
