@@ -8,10 +8,25 @@ import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small_models import catalog, fit, quiet
 
-from llmhd_pl.backbones import GMF, NCL, NGCF, RGCF, SGL, Backbone, NeuMF
-from llmhd_pl.callbacks import GraphPruning, SampleRecorder, VariancePruning
+from torch import Tensor
+
+from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, LightGCN, NeuMF
+from llmhd_pl.callbacks import (
+    DoubleCorrection,
+    GraphPruning,
+    LLMSampleScorer,
+    Oracle,
+    PreferenceUpdater,
+    ReweightedLoss,
+    SampleRecorder,
+    TruncatedLoss,
+    VariancePruning,
+)
+from llmhd_pl.llm.lexical import LexicalScorer
 
 BACKBONES: dict[str, Any] = {
+    "MF": lambda **arguments: MF(60, 50, embedding_dim=16, **arguments),
+    "LightGCN": lambda **arguments: LightGCN(60, 50, embedding_dim=16, **arguments),
     "GMF": lambda **arguments: GMF(60, 50, embedding_dim=16, **arguments),
     "NeuMF": lambda **arguments: NeuMF(60, 50, embedding_dim=16, **arguments),
     "NGCF": lambda **arguments: NGCF(60, 50, embedding_dim=16, hidden_dims=(16, 16), **arguments),
@@ -45,14 +60,49 @@ def test_it_learns(name: str, objective: Any, precision: Any) -> None:
 
 @each
 @pytest.mark.parametrize("objective", ["bpr", "bce"])
-def test_denoisers(name: str, objective: Any) -> None:
+def test_the_method_denoises(name: str, objective: Any) -> None:
     model = make(name, objective=objective)
     graph = [GraphPruning(patience=1)] if hasattr(model, "set_graph") else []
     pruning = VariancePruning(max_drop_rate=0.2, ramp_iterations=1)
-    trainer = fit(model, SampleRecorder(), pruning, *graph, max_epochs=3)
+    scorer = LLMSampleScorer(LexicalScorer(), rule="joint", scored="all")
+    updater = PreferenceUpdater(confidence_epochs=2)
+    trainer = fit(model, SampleRecorder(), pruning, scorer, updater, *graph, max_epochs=4)
     assert float(trainer.callback_metrics["denoise/drop_rate"]) == pytest.approx(0.2)
+    assert float(trainer.callback_metrics["preferences/revised"]) > 0
     assert ("denoise/edges_removed" in trainer.callback_metrics) == bool(graph)
     assert torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
+
+
+@each
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_baselines_denoise(name: str, objective: Any, precision: Any) -> None:
+    """What reaches the loss of the last batch is what each baseline's formula says."""
+    baselines = TruncatedLoss(0.2, 1), ReweightedLoss(0.25), DoubleCorrection(0.2, 1, 0.5), Oracle()
+    for baseline in baselines:
+        model = make(name, objective=objective)
+        said: list[tuple[Tensor, Tensor]] = []
+
+        def listen(
+            batch: Any, losses: Tensor, model: Backbone = model, said: list[tuple[Tensor, Tensor]] = said
+        ) -> tuple[Tensor, Tensor]:
+            answer = type(model).weights_and_counts(model, batch, losses)
+            said.append((losses.detach(), answer[0]))
+            return answer
+
+        model.weights_and_counts = listen  # type: ignore[method-assign]
+        fit(model, baseline, max_epochs=2, limit_val_batches=0, precision=precision)
+        losses, weights = said[-1]
+        if isinstance(baseline, ReweightedLoss):
+            torch.testing.assert_close(weights, (-0.25 * losses).exp())
+        elif isinstance(baseline, Oracle):
+            assert (weights[:, 0] if objective == "bce" else weights).eq(0).any()
+        else:
+            dropped = losses.numel() - int(0.8 * losses.numel())
+            relabelled = int(0.5 * dropped) if isinstance(baseline, DoubleCorrection) else 0
+            assert int((weights < 0).sum()) == relabelled
+            assert int((weights == 0).sum()) == dropped - relabelled
+        assert torch.stack([parameter.isfinite().all() for parameter in model.parameters()]).all()
 
 
 @each
@@ -70,11 +120,13 @@ def test_a_resumed_run_repeats_exactly(tmp_path: Path, name: str) -> None:
             assert torch.equal(ours, theirs), key
 
 
-@pytest.mark.parametrize("name", ["NGCF", "NCL", "RGCF"])
+@each
 def test_two_processes_take_the_same_steps_as_one(tmp_path: Path, name: str) -> None:
+    """But for NeuMF's dropout, which is drawn for the pairs that a process has."""
     weights = []
+    more: dict[str, Any] = {"dropout": 0.0} if name == "NeuMF" else {}
     for devices in (1, 2):
-        model, path = make(name, learning_rate=0.005), tmp_path / f"{devices}.ckpt"
+        model, path = make(name, learning_rate=0.005, **more), tmp_path / f"{devices}.ckpt"
         trainer = quiet(devices=devices, strategy="ddp_fork" if devices > 1 else "auto", limit_val_batches=0)
         trainer.fit(model, catalog())
         trainer.save_checkpoint(path)
