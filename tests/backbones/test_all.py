@@ -7,7 +7,6 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small_models import catalog, fit, quiet
-
 from torch import Tensor
 
 from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, LightGCN, NeuMF
