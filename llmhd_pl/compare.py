@@ -21,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
@@ -195,6 +196,7 @@ def summary(table: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
         for metric in METRICS:
             deviation = f" ± {group[metric].std():.4f}" if len(group) > 1 else ""
             row[metric] = f"{group[metric].mean():.4f}{deviation}".replace("0.", ".")
+        row["valid ndcg@10"] = f"{group['valid ndcg@10'].mean():.4f}".replace("0.", ".")
         row["chosen epochs"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
         if "best epoch" in group:
             row["best epochs"] = ", ".join(f"{epoch:g}" for epoch in group["best epoch"])
@@ -259,6 +261,18 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
     pyplot.close(figure)
 
 
+def _show(short: pd.DataFrame) -> None:
+    """Print what fits 80 columns: no column that says the same in all rows, and the cut-off 10 alone."""
+    columns = [name for name in ("noise", "backbone") if short[name].nunique() > 1]
+    columns += [name for name in ("method", "seeds", "recall@10", "ndcg@10", "gain", "p") if name in short]
+    table = Table(box=SIMPLE, pad_edge=False)
+    for name in columns:
+        table.add_column(name, no_wrap=name not in ("method", "backbone"))
+    for row in short[columns].itertuples(index=False):
+        table.add_row(*row)
+    Console().print(table)
+
+
 def main() -> None:
     """Run what is not finished, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -284,10 +298,9 @@ def main() -> None:
                 progress.update(task, advance=1, description=f"last: {futures[future].name}")
                 write(grid)
     short = write(grid)
-    table = Table(*short.columns)
-    for row in short.itertuples(index=False):
-        table.add_row(*row)
-    Console().print(table)
+    if len(short):
+        _show(short)
+        print(f"All columns, and the plot: {folder / grid['name']}.md, .csv, .tex and .png")
     if failed:
         raise SystemExit(f"{len(failed)} of {len(missing)} runs failed; start the command again to repeat them.")
 

@@ -36,6 +36,19 @@ def grid(folder: Path, **changes: Any) -> Path:
     return path
 
 
+@pytest.mark.parametrize(
+    "path", sorted((REPOSITORY / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem
+)
+def test_the_grids_of_the_repository(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    loaded = compare.load(path)
+    runs = compare.runs_of(loaded)
+    assert len({run.name for run in runs}) == len(runs)
+    assert all(compare.configuration(loaded, run) for run in runs)  # every file that it names is there
+    assert loaded.get("reference") in (None, *loaded["methods"])
+    compare.unfinished(loaded)  # what has been measured is of this configuration
+
+
 def start(path: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
         [sys.executable, "-m", "llmhd_pl.compare", "--config", str(path), *more],
@@ -48,6 +61,7 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     path = grid(tmp_path, seeds=[0], arguments=["--trainer.callbacks+=llmhd_pl.callbacks.EveryEpochTest"])
     first = start(path)
     assert first.returncode == 0, first.stdout + first.stderr
+    assert "oracle" in first.stdout and "grid.md" in first.stdout
     out = tmp_path / "out"
     names = ["bpr-lightgcn-noise0.1-seed0", "oracle-lightgcn-noise0.1-seed0"]
     results = [json.loads((out / name / "result.json").read_text()) for name in names]
@@ -117,7 +131,14 @@ def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[s
 def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
     table = pd.DataFrame(
         [
-            {"method": method, "backbone": "B", "noise_ratio": 0.2, "seed": seed, "chosen epoch": 3.0}
+            {
+                "method": method,
+                "backbone": "B",
+                "noise_ratio": 0.2,
+                "seed": seed,
+                "chosen epoch": 3.0,
+                "valid ndcg@10": 0.2,
+            }
             | dict.fromkeys(compare.METRICS, value + 0.01 * seed)
             for method, value in (("plain", 0.1), ("ours", 0.121))
             for seed in (0, 1, 2)
@@ -128,5 +149,6 @@ def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
     assert plain["ndcg@10"] == ".1100 ± .0100" and plain["gain"] == ""
     assert ours["ndcg@10"] == ".1320 ± .0115" and ours["gain"] == "+20.0%"
     assert ours["p"] == "0.002"  # differences .021, .021, .024: t = 22, two degrees of freedom
+    assert ours["valid ndcg@10"] == ".2000"
     assert ours["chosen epochs"] == "3, 3, 3" and ours["seeds"] == "3"
     assert "best epochs" not in ours
