@@ -59,13 +59,14 @@ def test_it_learns(name: str, objective: Any, precision: Any) -> None:
 
 @each
 @pytest.mark.parametrize("objective", ["bpr", "bce"])
-def test_the_method_denoises(name: str, objective: Any) -> None:
+def test_the_method_denoises(tmp_path: Path, name: str, objective: Any) -> None:
     model = make(name, objective=objective)
     graph = [GraphPruning(patience=1)] if hasattr(model, "set_graph") else []
     pruning = VariancePruning(max_drop_rate=0.2, ramp_iterations=1)
     scorer = LLMSampleScorer(LexicalScorer(), rule="joint", scored="all")
     updater = PreferenceUpdater(confidence_epochs=2)
-    trainer = fit(model, SampleRecorder(), pruning, scorer, updater, *graph, max_epochs=4)
+    callbacks = [SampleRecorder(), pruning, scorer, updater, *graph]
+    trainer = fit(model, *callbacks, max_epochs=4, default_root_dir=tmp_path)
     assert float(trainer.callback_metrics["denoise/drop_rate"]) == pytest.approx(0.2)
     assert float(trainer.callback_metrics["preferences/revised"]) > 0
     assert ("denoise/edges_removed" in trainer.callback_metrics) == bool(graph)
