@@ -18,6 +18,7 @@ from llmhd_pl.llm.prompts import T_SCORE, approximate_tokens, parse_score
 
 _TOP = 20  # the most candidates per token that OpenAI's protocol allows
 _CONNECT_SECONDS = 10.0  # a server that works takes up a connection at once, however long it thinks
+_ENOUGH = 8  # prompts of which not one is answered: the fault is not theirs
 _NO_KEY = "none"  # the client insists on a key; servers without authentication do not look at it
 
 Position = tuple[str, list[tuple[str, float]]]
@@ -36,6 +37,9 @@ class EndpointScorer(LanguageModelScorer):
     Retried, with exponential backoff or as the server's ``Retry-After`` says (up to two minutes): failed connections,
     timeouts, 408, 409, 429 and 5xx. What still fails then, every other 4xx and every answer that is not the protocol's
     JSON is an unanswered prompt that cost no tokens; the first one of each kind is announced by a warning.
+
+    Models that refuse ``max_tokens`` or a temperature of 0, as OpenAI's newer ones do, are asked with
+    ``max_completion_tokens`` and at their own temperature; the latter is announced, since answers then vary.
 
     The server's ``usage`` is what counts; where it is missing, and for the budget before a batch is asked, a token is
     taken to be four bytes. So the budget can be overdrawn by what one batch was estimated too low.
@@ -62,7 +66,8 @@ class EndpointScorer(LanguageModelScorer):
     Raises:
         ValueError: an argument that makes no sense.
         ImportError: openai is not installed; raised when the server is first asked, as what follows.
-        RuntimeError: the server refuses the key (401, 403) or knows no such model or address (404).
+        RuntimeError: the server refuses the key (401, 403) or knows no such model or address (404), or none of the
+            first eight or more prompts that are asked at once got an answer.
         ConnectionError: no request of the first batch got any answer.
     """
 
@@ -99,7 +104,8 @@ class EndpointScorer(LanguageModelScorer):
         self.concurrency, self.timeout, self.retries = concurrency, timeout, retries
         self.read_from_text = 0
         """Scores that ``scoring="expected"`` had to read from the text, those in the cache included."""
-        self._reached = False
+        self._reached = self._answered = False
+        self._length, self._temperature = "max_tokens", {"temperature": 0}
         self._gives_probabilities = True
         self._announced: set[str] = set()
 
@@ -155,7 +161,7 @@ class EndpointScorer(LanguageModelScorer):
     ) -> Iterator[tuple[int, "_Reply"]]:
         """The number of each prompt and its reply, as they arrive."""
         _ = self._client  # made before there are threads
-        fault = "nothing was asked"
+        fault = "its answers are empty"
         pool = ThreadPoolExecutor(self.concurrency)
         try:
             futures = {
@@ -165,6 +171,7 @@ class EndpointScorer(LanguageModelScorer):
             for future in as_completed(futures):
                 reply = future.result()
                 self._reached |= reply.reached
+                self._answered |= bool(reply.text)
                 if reply.fault:
                     fault = reply.fault
                     self._announce(
@@ -181,20 +188,27 @@ class EndpointScorer(LanguageModelScorer):
                 "runs and has loaded its model, that base_url is right (most end in /v1), and that no proxy is in "
                 "between; if the server is only slow, lower concurrency or raise timeout."
             )
+        if len(prompts) >= _ENOUGH and not self._answered:
+            raise RuntimeError(
+                f"{self.base_url} answered none of {len(prompts)} prompts to {self.model!r} ({fault}). Ask it one by "
+                "hand. A model that thinks before it answers needs more tokens than a score has: take one that does "
+                "not, or turn its thinking off on the server."
+            )
 
     def _request(self, prompt: str, max_new_tokens: int, probabilities: bool) -> "_Reply":
         """Ask one prompt; runs in a thread. Retries are the client's."""
         import openai
 
         probabilities = probabilities and self._gives_probabilities
-        wanted = {"logprobs": True, "top_logprobs": _TOP} if probabilities else {}
+        length, temperature = self._length, self._temperature
+        options = {**temperature, length: max_new_tokens}
+        if probabilities:
+            options |= {"logprobs": True, "top_logprobs": _TOP}
         try:
             response = self._client.chat.completions.with_raw_response.create(
                 model=self.model,
                 messages=[{"role": "user", "content": prompt}],
-                temperature=0,
-                max_tokens=max_new_tokens,
-                extra_body=wanted,
+                extra_body=options,
             )
         except openai.APIConnectionError as error:
             kind = "timeout" if isinstance(error, openai.APITimeoutError) else "connection"
@@ -211,6 +225,13 @@ class EndpointScorer(LanguageModelScorer):
                     f"{self.base_url} knows no model {self.model!r}, or not this address ({message}). "
                     f"{self.base_url.rstrip('/')}/models lists its models; most base_urls end in /v1."
                 ) from error
+            if error.param == "max_tokens" == length and error.code == "unsupported_parameter":
+                self._length = "max_completion_tokens"
+                return self._request(prompt, max_new_tokens, probabilities)
+            if error.param == "temperature" and temperature and error.code == "unsupported_value":
+                self._temperature = {}
+                self._announce("temperature", f"{self.base_url}: {message} Answers vary; a cache file keeps them.")
+                return self._request(prompt, max_new_tokens, probabilities)
             if probabilities and status in (400, 422) and "logprobs" in error.message:
                 self._gives_probabilities = False  # one refusal is enough
                 reply = self._request(prompt, max_new_tokens, probabilities=False)

@@ -322,6 +322,43 @@ def test_a_400_that_is_not_about_probabilities_is_no_reason_to_read_the_text(ser
     assert made.usage.templates["T_score"].unanswered == 3 and made.usage.tokens == 0
 
 
+def test_models_that_want_other_arguments_get_them(server: Server) -> None:
+    def refusal(parameter: str, code: str) -> Reply:
+        message = f"{parameter} is not supported with this model."
+        return Reply({"error": {"message": message, "param": parameter, "code": code}}, status=400)
+
+    def answer(number: int, asked: dict[str, Any]) -> Reply:
+        if "max_tokens" in asked:
+            return refusal("max_tokens", "unsupported_parameter")
+        return refusal("temperature", "unsupported_value") if "temperature" in asked else Reply(chat(well(asked)))
+
+    server.answer = answer
+    made = scorer(server.url, concurrency=1)
+    with pytest.warns(UserWarning, match="temperature is not supported.*Answers vary") as caught:
+        assert made.score(PREFERENCES, PAIRS).tolist() == [7, 7, 7]
+    assert len(caught) == 1 and len(server.asked) == 2 + 3  # one refusal of each is enough
+    assert server.asked[-1]["max_completion_tokens"] == server.asked[0]["max_tokens"]
+
+
+@pytest.mark.parametrize("scoring", ["generate", "expected"])
+@pytest.mark.parametrize(
+    ("reply", "fault"),
+    [(Reply({"error": {"message": "no chat"}}, status=400), "no chat"), (Reply(chat("")), "its answers are empty")],
+)
+def test_a_server_that_answers_nothing_ends_the_run(server: Server, scoring: str, reply: Reply, fault: str) -> None:
+    server.answer = lambda number, asked: reply
+    made = scorer(server.url, scoring=scoring)
+    pairs = torch.tensor([[user, item] for user in (0, 1) for item in range(4)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        with pytest.raises(RuntimeError, match=f"none of 8 prompts to 'otter-7b'.*{fault}"):
+            made.score(PREFERENCES, pairs)
+        server.answer = lambda number, asked: Reply(chat(well(asked)))
+        assert made.score(PREFERENCES, pairs).tolist() == [7] * 8
+        server.answer = lambda number, asked: reply  # once it has answered, a bad batch is no reason to stop
+        assert made.score({0: "lakes", 1: "seas"}, pairs).isnan().all()
+
+
 # ---- faults that pass
 
 
