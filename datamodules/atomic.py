@@ -1,5 +1,6 @@
 """Any data set in RecBole's atomic files (recbole.io/docs/user_guide/data/atomic_files.html)."""
 
+import warnings
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +13,10 @@ from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
 
+_WITHOUT = {
+    "rating": ", or leave out rating_threshold, noise_below and held_out_from",
+    "time": ", or split at random",
+}
 _TYPES = ("token", "token_seq", "float", "float_seq")
 
 
@@ -147,9 +152,12 @@ class AtomicFiles(InteractionDataModule):
 
     def load(self) -> Interactions:
         """Read, filter, number and split the interactions."""
+        if not self.data_dir.is_dir():
+            what = "is a file" if self.data_dir.exists() else "does not exist"
+            raise FileNotFoundError(f"{self.data_dir.resolve()} {what}. Set data_dir to the folder of the .inter file.")
         path = self._only_file("inter")
         if path is None:
-            raise FileNotFoundError(f"There is no .inter file in {self.data_dir}. Set --data.data_dir to its folder.")
+            raise FileNotFoundError(f"No .inter file is in {self.data_dir.resolve()}. Set data_dir to its folder.")
         table = self._read_interactions(path)
         low = table.iloc[:0]
         if self.rating_threshold is not None:
@@ -208,7 +216,7 @@ class AtomicFiles(InteractionDataModule):
             if field not in table:
                 raise ValueError(
                     f"{path} has no column {field!r} for the {what}; it has {', '.join(table.columns)}. "
-                    f"Set --data.{what}_field."
+                    f"Set {what}_field{_WITHOUT.get(what, '')}."
                 )
             if what in ("rating", "time") and table[field].dtype != np.float64:
                 raise ValueError(f"{path}: column {field!r} must have the type float to serve as the {what}.")
@@ -244,5 +252,18 @@ class AtomicFiles(InteractionDataModule):
         if self.item_field not in table:
             raise ValueError(f"{path} has no column {self.item_field!r}; it has {', '.join(table.columns)}.")
         table = table.drop_duplicates(self.item_field).set_index(self.item_field).astype(str)
+        missing = items[~items.isin(table.index)]
+        if len(missing) == len(items):
+            raise ValueError(
+                f"{path}: none of its {len(table)} items is in the interactions, which name items such as "
+                f"{items[0]!r}; this file names {', '.join(map(repr, table.index[:1])) or 'none'}. "
+                f"Use the same {self.item_field} in both."
+            )
+        if len(missing):
+            warnings.warn(
+                f"{path} has no row for {len(missing)} of {len(items)} items, such as {missing[0]!r}. What nothing is "
+                "known of is not judged, but left to the loss.",
+                stacklevel=2,
+            )
         rows = table.reindex(items, fill_value="").to_dict("records")
         return [{str(name): text for name, text in row.items() if text} for row in rows]

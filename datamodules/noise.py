@@ -39,7 +39,8 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
         if data.low_rated is None:
             raise ValueError(
                 f"{data.name}: noise_source is 'low_rating', but this data holds no low ratings. Give data with "
-                "ratings (AtomicFiles with rating_threshold, or low_mat.pkl beside trn_mat.pkl), or use 'random'."
+                "ratings (AtomicFiles with rating_threshold, or low_mat.pkl beside trn_mat.pkl), use "
+                "'random', or add none with noise_ratio 0."
             )
         pool = np.setdiff1d(pair_keys(data.low_rated, data.num_items).numpy(), observed)
         available = len(pool)

@@ -94,8 +94,11 @@ def test_a_malformed_file(tmp_path: Path, text: str | bytes, message: str) -> No
 
 
 def test_missing_and_ambiguous_files(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "nowhere"):
-        with pytest.raises(FileNotFoundError, match=rf"no \.inter file in {folder}\. Set --data\.data_dir"):
+    (tmp_path / "file").touch()
+    wrong = {"": "No \\.inter file is in {}", "nowhere": "{} does not exist", "file": "{} is a file"}
+    for name, message in wrong.items():
+        folder = tmp_path / name
+        with pytest.raises(FileNotFoundError, match=rf"{message.format(folder)}\. Set data_dir"):
             AtomicFiles(str(folder)).setup()
     with pytest.raises(FileNotFoundError, match=r"x\.inter is missing"):
         read_atomic(tmp_path / "x.inter")
@@ -108,9 +111,17 @@ def test_missing_and_ambiguous_files(tmp_path: Path) -> None:
     ("header", "arguments", "message"),
     [
         ("user:token\titem_id:token", {}, "has no column 'user_id' for the user; it has user, item_id. .*user_field"),
-        ("user_id:token\titem:token", {}, "no column 'item_id' for the item; .*--data.item_field"),
-        ("user_id:token\titem_id:token", {"rating_threshold": 3}, "no column 'rating' for the rating; .*rating_field"),
-        ("user_id:token\titem_id:token", {"split": "temporal"}, "no column 'timestamp' for the time; .*time_field"),
+        ("user_id:token\titem:token", {}, "no column 'item_id' for the item; .*Set item_field"),
+        (
+            "user_id:token\titem_id:token",
+            {"rating_threshold": 3},
+            "for the rating; .*rating_field, or leave out",
+        ),
+        (
+            "user_id:token\titem_id:token",
+            {"split": "temporal"},
+            "for the time; .*time_field, or split at random",
+        ),
         ("user_id:token\titem_id:token", {"item_field": "isbn"}, "no column 'isbn' for the item"),
         ("rating:token\titem_id:token\tuser_id:token", {"rating_threshold": 3}, "'rating' must have the type float"),
     ],
@@ -326,7 +337,8 @@ def test_item_texts_are_matched_by_name(tmp_path: Path) -> None:
     items = [("x", "Café", "", 1995), ("?", "nobody has it", "c", 1), ("y", "", "", 7), ("x", "a second row", "", 1)]
     header = "item_id:token\ttitle:token_seq\tclass:token_seq\tyear:float"
     write(tmp_path, items, header, "other.item")
-    texts = AtomicFiles(str(tmp_path)).interactions.items
+    with pytest.warns(UserWarning, match=r"other\.item has no row for 1 of 3 items, such as 'z'\."):
+        texts = AtomicFiles(str(tmp_path)).interactions.items
     assert texts == [{"year": "7.0"}, {"title": "Café", "year": "1995.0"}, {}]
 
 
@@ -335,6 +347,9 @@ def test_item_texts_that_are_absent_or_wrong(tmp_path: Path) -> None:
     assert AtomicFiles(str(tmp_path)).interactions.items == []
     path = write(tmp_path, [("x",)], "item_id:token", "data.item")
     assert AtomicFiles(str(tmp_path)).interactions.items == [{}]
+    write(tmp_path, [("m1",), ("m2",)], "item_id:token", "data.item")
+    with pytest.raises(ValueError, match=f"{path}: none of its 2 items is in .* such as 'x'; this file names 'm1'"):
+        AtomicFiles(str(tmp_path)).setup()
     write(tmp_path, [("x",)], "isbn:token", "data.item")
     with pytest.raises(ValueError, match=f"{path} has no column 'item_id'; it has isbn"):
         AtomicFiles(str(tmp_path)).setup()
