@@ -1,6 +1,8 @@
 """BatchDenoiser: what the callbacks share that judge a batch by its own losses."""
 
+import warnings
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,7 @@ class BatchDenoiser(Callback, ABC):
 
     Raises:
         TypeError: the module has no ``sample_weights``.
+        RuntimeError: it has, but a step did not call it.
     """
 
     _trainer: Trainer
@@ -32,6 +35,14 @@ class BatchDenoiser(Callback, ABC):
             )
         self._trainer = trainer
         pl_module.attach_denoiser(self.weigh)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check that the step asked for weights, unless it was skipped."""
+        if outputs:
+            assert isinstance(pl_module, SampleWeights)
+            pl_module.require_asked()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the module."""
@@ -55,3 +66,15 @@ class BatchDenoiser(Callback, ABC):
         sizes = strategy.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
         rows = strategy.all_gather(F.pad(values, (0, max(sizes) - len(values))))
         return torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]), sum(sizes[:rank])
+
+
+def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
+    """Warn of a drop rate that will not reach half its maximum before the run ends."""
+    steps = trainer.estimated_stepping_batches
+    if callback.max_drop_rate > 0 and steps < callback.ramp_iterations / 2:
+        warnings.warn(
+            f"{type(callback).__name__}: the drop rate takes ramp_iterations={callback.ramp_iterations:,} optimiser "
+            f"steps to reach {callback.max_drop_rate:g}, and this run has {steps:,}: it ends at "
+            f"{callback.max_drop_rate * steps / callback.ramp_iterations:.2g}. Try a third of the run's steps.",
+            stacklevel=2,
+        )

@@ -18,7 +18,7 @@ class Oracle(Callback):
         graph: take the noise out of the model's graph too.
 
     Raises:
-        RuntimeError: the data has no ``noise_mask``.
+        RuntimeError: the data has no ``noise_mask``, or a step did not call ``sample_weights``.
         TypeError: the module has no ``sample_weights``, or no ``set_graph`` where it is needed.
     """
 
@@ -39,6 +39,14 @@ class Oracle(Callback):
         self._clean = ~data.noise_mask
         self._edges = data.train_users[self._clean], data.train_items[self._clean]
         pl_module.attach_denoiser(self._weights)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Check that the step asked for weights, unless it was skipped."""
+        if outputs:
+            assert isinstance(pl_module, SampleWeights)
+            pl_module.require_asked()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Let go of the module."""

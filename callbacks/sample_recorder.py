@@ -14,6 +14,18 @@ Before = TypeVar("Before", bound=Callback)
 _OUTPUTS = ("losses", "positive_score", "negative_score")
 
 
+class _Watched(Tensor):
+    """A tensor that notes that something was computed with it, beyond a look at its shape."""
+
+    used = False
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        _Watched.used |= getattr(function, "__name__", "") not in ("__get__", "__len__", "size", "dim")
+        with torch._C.DisableTorchFunctionSubclass():
+            return function(*args, **(kwargs or {}))
+
+
 class SampleRecorder(Callback):
     """Owns the per-sample state that all other callbacks of the method read and write at ``on_train_epoch_end``.
 
@@ -76,7 +88,7 @@ class SampleRecorder(Callback):
         pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
         self._new_store(pointwise, trainer.strategy.root_device)
         self._decided = -1  # the last epoch whose end was reached
-        self._asked = False  # whether a step has asked for weights
+        self._weighted = False  # whether a step has used its weights
         if self.weight_key is None:
             if not isinstance(pl_module, SampleWeights):
                 raise TypeError(
@@ -102,9 +114,14 @@ class SampleRecorder(Callback):
             self.store.begin_epoch(epoch)
 
     def _weights(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
-        self._asked = True
+        samples = batch["sample"]
+        if losses.shape not in (samples.shape, (*samples.shape, 2)):
+            raise RuntimeError(
+                f"sample_weights was given losses of shape {list(losses.shape)} for a batch of {len(samples)}. It "
+                "needs them before they are reduced: [B], or [B, 2] for the observed and the sampled item."
+            )
         self._match(losses)
-        return self.store.weights[batch["sample"]].to(losses.dtype).view(losses.shape)
+        return self.store.weights[samples].to(losses.dtype).view(losses.shape)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In a run that resumes within an epoch, tell the samples of this process from those of the others."""
@@ -142,7 +159,10 @@ class SampleRecorder(Callback):
                 "each row's training interaction ('sample') and the sampled item ('negative'), int64 [B]."
             )
         if self.weight_key is not None:
-            batch[self.weight_key] = self.store.weights[batch["sample"]].float()
+            weights = self.store.weights[batch["sample"]].float()
+            # Until it is known that the module uses them; whatever is computed with such a tensor is a plain one.
+            batch[self.weight_key] = weights if self._weighted else weights.as_subclass(_Watched)
+            _Watched.used = False
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Resumed between the last step of an epoch and its end, Lightning leaves out that end and the next start."""
@@ -166,13 +186,24 @@ class SampleRecorder(Callback):
                 f"{type(pl_module).__name__}.training_step returned no {', '.join(missing)}. Let it return a dict with "
                 "'loss' and, detached, 'losses' [B] or [B, 2], 'positive_score' and 'negative_score' [B]."
             )
-        if self.weight_key is None and not self._asked:
+        if self.weight_key is None:
+            assert isinstance(pl_module, SampleWeights)
+            pl_module.require_asked()
+        elif not self._weighted and not _Watched.used:
             raise RuntimeError(
-                f"{type(pl_module).__name__} inherits SampleWeights, but its training_step did not call "
-                "self.sample_weights(batch, losses), so that nothing that is decided would have an effect. Multiply "
-                "the un-reduced losses by it."
+                f"{type(pl_module).__name__}.training_step did not use batch[{self.weight_key!r}], so that nothing "
+                "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of the "
+                "weight that it multiplies by: SampleRecorder(weight_key=...)."
             )
+        self._weighted = True
         losses, positive, negative = (outputs[key].detach() for key in _OUTPUTS)
+        size = batch["sample"].shape
+        for key, value in zip(_OUTPUTS, (losses, positive, negative), strict=True):
+            if value.shape != size and not (key == "losses" and value.shape == (*size, 2)):
+                raise RuntimeError(
+                    f"{type(pl_module).__name__}.training_step returned {key!r} of shape {list(value.shape)} for a "
+                    f"batch of {len(batch['sample'])}. It must be [B]" + (" or [B, 2]." if key == "losses" else ".")
+                )
         self._match(losses)
         self.store.record(batch["sample"], positive, negative, losses, batch["negative"])
         self._mine[batch["sample"]] = 1
@@ -240,7 +271,7 @@ def required(trainer: Trainer, callback: Callback, kind: type[Before]) -> Before
     """The callback of this kind that stands before ``callback`` in the trainer.
 
     Raises:
-        RuntimeError: there is none, or it comes later.
+        RuntimeError: there is none, it comes later, or there are several.
     """
     callbacks = list(trainer.callbacks)  # type: ignore[attr-defined]
     found = [other for other in callbacks if isinstance(other, kind)]
@@ -248,6 +279,8 @@ def required(trainer: Trainer, callback: Callback, kind: type[Before]) -> Before
         raise RuntimeError(
             f"{type(callback).__name__} needs {kind.__name__}: add it to the trainer's callbacks, before it."
         )
+    if len(found) > 1:
+        raise RuntimeError(f"The trainer has {len(found)} callbacks of the kind {kind.__name__}: leave one.")
     if callbacks.index(found[0]) > callbacks.index(callback):
         raise RuntimeError(
             f"{kind.__name__} must come before {type(callback).__name__} in the trainer's callbacks: they act in the "

@@ -4,7 +4,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Batch
-from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
+from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser, warn_of_slow_ramp
 from llmhd_pl.denoising.baselines import truncated
 from llmhd_pl.denoising.schedules import ramp
 
@@ -30,6 +30,10 @@ class TruncatedLoss(BatchDenoiser):
         if ramp_iterations < 1:
             raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
         self.max_drop_rate, self.ramp_iterations = max_drop_rate, ramp_iterations
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a run that is too short for the drop rate."""
+        warn_of_slow_ramp(trainer, self)
 
     @property
     def drop_rate(self) -> float:

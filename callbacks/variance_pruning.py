@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
+from llmhd_pl.callbacks.batch_denoiser import warn_of_slow_ramp
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import candidates, noise_set, random_members
@@ -60,6 +61,10 @@ class VariancePruning(Callback):
         if stage == "fit":
             self.decides = True
             self._recorder = required(trainer, self, SampleRecorder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn of a run that is too short for the drop rate."""
+        warn_of_slow_ramp(trainer, self)
 
     def drop_rate(self, trainer: Trainer) -> float:
         """eps_l(T), T being the optimiser steps taken so far."""

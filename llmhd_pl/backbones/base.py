@@ -29,6 +29,7 @@ class SampleWeights:
     """
 
     _denoisers: tuple[Denoiser, ...] = ()
+    _asked = False  # whether a step has asked for weights since a denoiser was attached
 
     def attach_denoiser(self, denoiser: Denoiser) -> None:
         """Let ``denoiser(batch, losses)`` have a say in the weights; attaching it again changes nothing.
@@ -40,11 +41,24 @@ class SampleWeights:
         gradient reaches the model through the losses alone.
         """
         if denoiser not in self._denoisers:
-            self._denoisers = (*self._denoisers, denoiser)
+            self._denoisers, self._asked = (*self._denoisers, denoiser), False
 
     def detach_denoiser(self, denoiser: Denoiser) -> None:
         """Take a denoiser's say away; one that is not attached is passed over."""
         self._denoisers = tuple(other for other in self._denoisers if other != denoiser)
+
+    def require_asked(self) -> None:
+        """Check after a step that it has asked for weights.
+
+        Raises:
+            RuntimeError: it has not, so that nothing that is decided would have an effect.
+        """
+        if not self._asked:
+            raise RuntimeError(
+                f"{type(self).__name__} inherits SampleWeights, but its training_step did not call "
+                "self.sample_weights(batch, losses), so that nothing that is decided would have an effect. Multiply "
+                "the un-reduced losses by it."
+            )
 
     def sample_weights(self, batch: Batch, losses: Tensor) -> Tensor:
         """The product of what the attached denoisers say; ones where there is none.
@@ -69,6 +83,7 @@ class SampleWeights:
             Weights and counts of the losses' shape, without gradient. They are the same but where a denoiser says
             otherwise; see ``attach_denoiser``.
         """
+        self._asked = True
         losses = losses.detach()
         weights = counts = torch.ones_like(losses)
         for denoiser in self._denoisers:

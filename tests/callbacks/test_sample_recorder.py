@@ -2,6 +2,7 @@ import json
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,15 @@ from small_fits import NAN, Method, Playback, catalog, equal, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.backbones import MF, LightGCN, SampleWeights
-from llmhd_pl.callbacks import GraphPruning, Oracle, SampleRecorder, TruncatedLoss
+from llmhd_pl.callbacks import (
+    DoubleCorrection,
+    GraphPruning,
+    Oracle,
+    ReweightedLoss,
+    SampleRecorder,
+    TruncatedLoss,
+    VariancePruning,
+)
 from llmhd_pl.datamodules import SyntheticCatalog
 
 pytestmark = [
@@ -311,8 +320,80 @@ def test_a_module_that_does_not_ask_for_weights_is_told(tmp_path: Path) -> None:
 
     data = catalog()
     tables = playback(data, 1)
-    with pytest.raises(RuntimeError, match=r"Deaf inherits SampleWeights, but .* did not call self\.sample_weights"):
-        quiet(tmp_path, SampleRecorder()).fit(Deaf(tables.losses, tables.positive, tables.negative), data)
+    for callback in (SampleRecorder(), TruncatedLoss(), ReweightedLoss(), DoubleCorrection(), Oracle()):
+        deaf = Deaf(tables.losses, tables.positive, tables.negative)
+        with pytest.raises(
+            RuntimeError, match=r"Deaf inherits SampleWeights, but .* did not call self\.sample_weights"
+        ):
+            quiet(tmp_path, callback).fit(deaf, data)
+
+
+def test_a_module_that_does_not_use_the_weight_in_the_batch_is_told(tmp_path: Path) -> None:
+    class Deaf(Plain):
+        def weigh(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
+            assert batch["importance"].shape == (len(batch["importance"]),)  # a look is no use
+            return torch.ones_like(losses)
+
+    for module, key in ((Deaf(), "importance"), (Deaf(), "other")):
+        with pytest.raises(RuntimeError, match=rf"Deaf.training_step did not use batch\['{key}'\].*weight_key="):
+            batches = quiet(tmp_path, SampleRecorder(weight_key=key))
+            batches.fit(module, Importance() if key == "other" else catalog())
+
+
+class Importance(SyntheticCatalog):
+    """Batches with a weight of their own."""
+
+    def __init__(self) -> None:
+        super().__init__(40, 50, num_topics=5, books_per_reader=12, batch_size=60)
+
+    def on_after_batch_transfer(self, batch: dict[str, Tensor], dataloader_idx: int) -> dict[str, Tensor]:
+        return batch | {"importance": torch.ones(len(batch["user"]))}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("losses", lambda losses: losses.mean(), r"'losses' of shape \[\] for a batch of 60.*\[B\] or \[B, 2\]"),
+        ("positive_score", lambda score: score[:, None], r"'positive_score' of shape \[60, 1\].* must be \[B\]\."),
+    ],
+)
+def test_outputs_of_another_shape_are_named(tmp_path: Path, name: str, value: Any, message: str) -> None:
+    class Wrong(Mixed):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+            outputs = super().training_step(batch, batch_idx)
+            return outputs | {name: value(outputs[name])}
+
+    with pytest.raises(RuntimeError, match=message):
+        quiet(tmp_path, SampleRecorder()).fit(Wrong(), catalog())
+
+
+def test_losses_that_were_reduced_too_early_are_named(tmp_path: Path) -> None:
+    class Reduced(Mixed):
+        def weigh(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
+            return self.sample_weights(batch, losses.mean())
+
+    with pytest.raises(RuntimeError, match=r"losses of shape \[\] for a batch of 60.*before they are reduced"):
+        quiet(tmp_path, SampleRecorder()).fit(Reduced(), catalog())
+
+
+@pytest.mark.parametrize("callbacks", [[TruncatedLoss(0.2, 1000)], [SampleRecorder(), VariancePruning(0.2, 1000)]])
+def test_a_run_too_short_for_the_drop_rate_is_announced(tmp_path: Path, callbacks: list[Callback]) -> None:
+    data = catalog()
+    trainer = quiet(tmp_path, *callbacks, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"ramp_iterations=1,000 optimiser steps to reach 0\.2, and this run has"):
+        trainer.fit(playback(data, 2), data)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", ".*ramp_iterations.*")
+        for callback in callbacks:
+            if hasattr(callback, "ramp_iterations"):
+                callback.ramp_iterations = 20
+        quiet(tmp_path, *callbacks, max_epochs=2).fit(playback(data, 2), data)
+
+
+def test_two_of_one_kind_are_refused(tmp_path: Path) -> None:
+    data = catalog()
+    with pytest.raises(RuntimeError, match="has 2 callbacks of the kind VariancePruning: leave one"):
+        quiet(tmp_path, *Method().callbacks, VariancePruning()).fit(playback(data, 1), data)
 
 
 def test_a_fit_that_fails_leaves_no_denoiser_behind(tmp_path: Path) -> None:
