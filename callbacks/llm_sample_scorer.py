@@ -1,6 +1,7 @@
 """LLMSampleScorer: asks the language model about suspicious samples and keeps the hard ones (PAPER.md, section 3)."""
 
 import json
+import textwrap
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -41,6 +42,7 @@ class LLMSampleScorer(Callback):
         texts: text fields of every item; None takes ``interactions.items`` of the trainer's data module.
 
     Raises:
+        TypeError: a scorer that is none.
         ValueError: an unknown rule, or all samples scored for a rule that asks about candidates only.
         RuntimeError: ``SampleRecorder`` and ``VariancePruning`` do not stand before it, or no texts are known.
     """
@@ -62,6 +64,8 @@ class LLMSampleScorer(Callback):
             raise ValueError(f"scored is {scored!r}; it must be 'candidates' or 'all'.")
         if scored == "all" and rule != "joint":
             raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
+        if isinstance(scorer, type) or not hasattr(scorer, "prepare"):
+            raise TypeError(f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer().")
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
         self._given_texts = texts
         self._trainer: Trainer | None = None
@@ -85,7 +89,7 @@ class LLMSampleScorer(Callback):
         self._recorder = required(trainer, self, SampleRecorder)
         self._pruning = required(trainer, self, VariancePruning)
         self._pruning.decides = False
-        self._judged = None
+        self._judged, self._silent = None, False
         self._begin(len(self._recorder.users))
         self.texts = self._given_texts
         if self.texts is None:
@@ -115,6 +119,8 @@ class LLMSampleScorer(Callback):
         # written, which only those do that have something to write.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._titles: dict[int, str] = {}
+        names: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
+        self._names = [getattr(names, f"{what}_names", None) for what in ("user", "item")]
         self._similar: SimilarItems | None = None
         self.preferences.write(self.path(trainer))
 
@@ -162,12 +168,17 @@ class LLMSampleScorer(Callback):
         with temporary.open("w", encoding="utf-8") as file:
             # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.
             file.writelines(
-                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
+                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, {self._ids(user, item)}'
                 f'"title": {self._title_as_json(item)}, "score": {"null" if score != score else round(score, 2)}, '
                 f'"kept": {"true" if decision == HARD else "false"}}}\n'
                 for user, item, score, decision, sample in rows
             )
         temporary.replace(path)
+
+    def _ids(self, user: int, item: int) -> str:
+        """What the source calls them, if the data was numbered anew."""
+        pairs = zip(("user_id", "item_id"), self._names, (user, item), strict=True)
+        return "".join(f'"{key}": {json.dumps(names[number])}, ' for key, names, number in pairs if names)
 
     def _title_as_json(self, item: int) -> str:
         if item not in self._titles:
@@ -296,6 +307,7 @@ class LLMSampleScorer(Callback):
             tokens, calls = self._recorder.reduce(total).tolist()
             pl_module.log("llm/tokens", float(tokens))
             pl_module.log("llm/calls", float(calls))
+        self._warn_of_silence(asked, unanswered)
         if self.rule == "joint":  # it drops a fixed fraction; whether the scorer tells samples apart, scores say
             hard, judged_in_all = fitting, suspicious_in_all
         if judged_in_all >= _FEW and not 0.02 < (share := hard / judged_in_all) < 0.98:
@@ -304,6 +316,18 @@ class LLMSampleScorer(Callback):
                 f"{share:.0%} of the suspicious items that the scorer answered {found}: it does not tell them apart. "
                 "Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
             )
+
+    def _warn_of_silence(self, asked: int, unanswered: int) -> None:
+        """Warn once if most pairs have no score, which then is dropping by loss under another name."""
+        if self._silent or asked < _FEW or unanswered <= asked / 2 or (self._budget and self._budget.exhausted):
+            return
+        self._silent = True
+        refused = textwrap.shorten(getattr(self.scorer, "refused", ""), 300, placeholder="...")
+        _warn(
+            f"{unanswered} of {asked} pairs got no score and are left to the loss. The item has no text, the user no "
+            "preference, or the judge's answers are not of the form that the prompt asks for"
+            + (f"; one that is not: {refused!r}." if refused else ".")
+        )
 
     def ask_again(self, users: Sequence[int]) -> None:
         """Forget that these users' pairs were asked about: their preferences are new."""

@@ -23,7 +23,7 @@ class NoiseAudit(Callback):
     is hard" counts the hard samples of the noise set. After the last epoch ``audit.npz`` in the run's folder holds
     ``kind`` (0 easy, 1 hard, 2 noise), ``status``, ``loss`` and ``variance`` of every sample.
 
-    Place it after the callbacks that decide.
+    Place it after the callbacks that decide. Data that knows of no noise (``noise_ratio`` 0) is not audited.
 
     Raises:
         RuntimeError: there is no ``SampleRecorder`` before it, a callback that decides stands after it, or the data has
@@ -41,9 +41,12 @@ class NoiseAudit(Callback):
             raise RuntimeError("NoiseAudit needs the truth: a data module with noise_mask, as those of llmhd_pl have.")
         kinds = getattr(data, "train_kinds", None)
         self.kinds: Tensor = data.noise_mask.to(torch.int8) * NOISE_KIND if kinds is None else kinds
+        self._knows = bool((self.kinds == NOISE_KIND).any())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Compare the decisions with the truth."""
+        if not self._knows:
+            return
         store = self._recorder.store
         seen = ~observed(store.losses).isnan()
         dropped = (observed(store.weights) == 0) & seen
@@ -66,6 +69,8 @@ class NoiseAudit(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``audit.npz``: of all samples with one process, of its own with several."""
+        if not self._knows:
+            return
         store = self._recorder.store
         part = f"-rank{trainer.global_rank}" if trainer.world_size > 1 else ""
         path = Path(trainer.log_dir or trainer.default_root_dir) / f"audit{part}.npz"

@@ -20,17 +20,14 @@ COLORS = ("tab:blue", "tab:orange", "tab:red")
 
 
 def read_test(folder: Path) -> dict[str, float]:
-    """The test metrics of a run.
+    """The test metrics of a run; none if it was not tested.
 
     Raises:
         FileNotFoundError: the folder has no ``metrics.csv``.
-        ValueError: the run was not tested.
     """
     table: Any = pd.read_csv(folder / "metrics.csv")
     rows = table[[name for name in table if name.startswith("test/")]].dropna(how="all")
-    if rows.empty:
-        raise ValueError(f"{folder / 'metrics.csv'} has no test metrics: the run has not ended. Start it again.")
-    return {name: float(value) for name, value in rows.iloc[-1].items()}
+    return {} if rows.empty else {name: float(value) for name, value in rows.iloc[-1].items()}
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -38,14 +35,25 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
+def kinds(audit: np.ndarray) -> tuple[str, ...]:
+    """Names of the kinds 0, 1, 2. Where the data only knows its noise from the rest, the rest is not called easy."""
+    return KINDS if (audit == 1).any() else ("not noise", *KINDS[1:])
+
+
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
     """The test metrics of both runs."""
     table = Table("test", without.name, with_.name, "gain", title="What denoising gained")
     before, after = read_test(without), read_test(with_)
-    for name in before:
+    for folder in [folder for folder, metrics in ((without, before), (with_, after)) if not metrics]:
+        console.print(
+            f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (train.py tests then), or your own "
+            "code did not call trainer.test(...)."
+        )
+    for name in [name for name in before if name in after]:
         gain = after[name] / before[name] - 1 if before[name] else float("nan")
         table.add_row(name.removeprefix("test/"), f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gain:+.1%}")
-    console.print(table)
+    if table.rows:
+        console.print(table)
 
 
 def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
@@ -56,7 +64,7 @@ def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
     audit = np.load(folder / "audit.npz")["kind"] if (folder / "audit.npz").is_file() else None
     table = Table("preference", "item", "score", "decision", "truth", title="Suspicious samples of the last epoch")
     for row in kept + dropped:
-        truth = "" if audit is None else KINDS[audit[row["sample"]]]
+        truth = "" if audit is None else kinds(audit)[audit[row["sample"]]]
         decision = "kept" if row["kept"] else "dropped"
         table.add_row(preferences.get(row["user"], ""), row["title"], f"{row['score']:.1f}", decision, truth)
     console.print(table)
@@ -102,7 +110,7 @@ def plot(folder: Path) -> Path:
     known = np.isfinite(variance) & (variance > 0)
     low, high = np.quantile(variance[known], [0.001, 0.999]).tolist()
     bins = np.geomspace(low, high, 50)
-    for number, (name, color) in enumerate(zip(KINDS, COLORS, strict=True)):
+    for number, (name, color) in enumerate(zip(kinds(kind), COLORS, strict=True)):
         chosen = variance[known & (kind == number)]
         if len(chosen):
             weights = np.full(len(chosen), 1 / len(chosen))
@@ -141,7 +149,10 @@ def main() -> None:
     print_judgements(console, arguments.with_)
     print_preferences(console, arguments.with_)
     print_metrics(console, arguments.without, arguments.with_)
-    console.print(f"Picture: {plot(arguments.with_)}")
+    if (arguments.with_ / "audit.npz").is_file():
+        console.print(f"Picture: {plot(arguments.with_)}")
+    else:
+        console.print("No picture: it needs NoiseAudit in the run, and data that knows its noise.")
 
 
 if __name__ == "__main__":

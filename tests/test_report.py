@@ -1,7 +1,6 @@
 """The report reads what runs leave behind; nothing in it is computed anew."""
 
 import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -59,9 +58,20 @@ def test_it_prints_metrics_judgements_and_preferences(
     assert (runs[1] / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_a_run_that_has_not_ended_is_named(runs: tuple[Path, Path]) -> None:
-    shutil.copy(runs[1] / "metrics.csv", runs[0] / "metrics.csv")
-    table = pd.read_csv(runs[0] / "metrics.csv")
-    table.drop(columns="test/ndcg@10").to_csv(runs[0] / "metrics.csv", index=False)
-    with pytest.raises(ValueError, match=r"without.metrics\.csv has no test metrics"):
-        report.read_test(runs[0])
+def test_a_run_that_was_not_tested_is_named_and_the_rest_is_shown(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pd.read_csv(runs[1] / "metrics.csv")
+    table.drop(columns="test/ndcg@10").to_csv(runs[1] / "metrics.csv", index=False)
+    (runs[1] / "audit.npz").unlink()
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("sys.argv", ["report", *map(str, runs)])
+    report.main()
+    printed = capsys.readouterr().out
+    assert "metrics.csv has no test metrics" in printed and "What denoising gained" not in printed
+    assert "Knots" in printed and "No picture: it needs NoiseAudit" in printed
+
+
+def test_what_is_only_known_not_to_be_noise_is_not_called_easy() -> None:
+    assert report.kinds(np.array([0, 2, 1])) == ("easy", "hard", "noise")
+    assert report.kinds(np.array([0, 2, 0])) == ("not noise", "hard", "noise")

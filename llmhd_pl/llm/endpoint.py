@@ -131,6 +131,8 @@ class EndpointScorer(LanguageModelScorer):
         prompts = [groups[group][0] + groups[group][1][ending] for group, ending in places]
         for index, reply in self._replies(prompts, self.rated_tokens, probabilities=True):
             score = _score(reply)
+            if score is None and reply.text is not None:
+                self.refused = reply.text
             if isinstance(score, int):
                 self._count_read_from_text(1, reply.no_probabilities)
             yield Rating(*places[index], score, reply.prompt_tokens, reply.answer_tokens)

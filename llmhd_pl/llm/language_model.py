@@ -105,6 +105,8 @@ class LanguageModelScorer(ABC):
         self.budget = Budget(self.usage, max_tokens)
         self.item_tokens, self.history_tokens, self.seed = item_tokens, history_tokens, seed
         self._profiles: list[str] | None = None
+        self.refused = ""
+        """The last answer that was not of the form that was asked for."""
         self._memory: dict[bytes, str] = {}  # in the place of a cache, by the prompts' hashes
 
     @property
@@ -281,7 +283,9 @@ class LanguageModelScorer(ABC):
             for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
                 # JSON can carry half a character (a lone surrogate), which no file can hold.
                 text = None if text is None else text.encode(errors="replace").decode()
-                yield chunk[number], text if text is not None and valid(text) else None, prompt_tokens, answer_tokens
+                if text is not None and not valid(text):
+                    self.refused, text = text, None
+                yield chunk[number], text, prompt_tokens, answer_tokens
                 advance(1)
 
         def most_tokens(prompt: str) -> int:

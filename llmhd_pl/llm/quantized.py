@@ -36,6 +36,9 @@ class QuantizedLLM(LanguageModelScorer):
         item_tokens: longest profile of an item.
         history_tokens: longest history that is summarised.
         seed: seed of the sampling of longer histories.
+
+    Raises:
+        OSError: the model cannot be loaded; raised when it is first asked.
     """
 
     def __init__(
@@ -100,7 +103,10 @@ class QuantizedLLM(LanguageModelScorer):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+        try:
+            return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+        except OSError as error:
+            raise _not_loaded(self.model, error) from error
 
     @cached_property
     def _causal_lm(self) -> CausalLM:
@@ -124,13 +130,16 @@ class QuantizedLLM(LanguageModelScorer):
             "int8": {"load_in_8bit": True},
         }
         quantized = options.get(self.quantization)
-        model = AutoModelForCausalLM.from_pretrained(
-            self.model,
-            revision=self.revision,
-            dtype=dtype,
-            device_map={"": device},
-            quantization_config=None if quantized is None else BitsAndBytesConfig(**quantized),
-        ).eval()
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.model,
+                revision=self.revision,
+                dtype=dtype,
+                device_map={"": device},
+                quantization_config=None if quantized is None else BitsAndBytesConfig(**quantized),
+            ).eval()
+        except OSError as error:
+            raise _not_loaded(self.model, error) from error
         if device == "cpu":
             for module in model.modules():
                 # With it, bitsandbytes packs the weights anew for a kernel that makes single tokens 6 times faster and
@@ -138,6 +147,13 @@ class QuantizedLLM(LanguageModelScorer):
                 if hasattr(module, "support_avx512bf16_for_cpu"):
                     module.support_avx512bf16_for_cpu = False
         return CausalLM(model, self._tokenizer, self.batch_tokens)
+
+
+def _not_loaded(model: str, error: OSError) -> OSError:
+    return OSError(
+        f"The language model {model!r} could not be loaded ({error}). On a machine without a model hub, give the path "
+        "of a folder that holds one; EncoderScorer and LexicalScorer judge without a language model."
+    )
 
 
 def _digest(path: Path) -> str:

@@ -173,7 +173,8 @@ def test_a_pair_without_an_answer_is_not_asked_about_again(tmp_path: Path) -> No
 def test_without_answers_the_loss_decides(tmp_path: Path, rule: str, objective: str) -> None:
     scorer = FakeScorer(lambda user, item, preference: NAN)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", "LLMSampleScorer")  # no answer is no judgement to be warned of
+        warnings.filterwarnings("error", "LLMSampleScorer")  # no answer is no judgement to be warned of, but
+        warnings.filterwarnings("ignore", ".*got no score")
         _, _, before, after = run(tmp_path, catalog(), objective, scorer=scorer, rule=rule)
     assert scorer.pairs
     for one, two in zip(before.weights, after.weights, strict=True):
@@ -287,6 +288,29 @@ def test_a_judge_that_says_one_thing_is_reported(
         quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2), data)
 
 
+@pytest.mark.parametrize(("answered", "reported"), [(0, True), (4, True), (6, False)])
+def test_a_judge_that_does_not_answer_is_reported_once(tmp_path: Path, answered: int, reported: bool) -> None:
+    """With the last answer that could not be used, if the scorer has one."""
+
+    def answer(user: int, item: int, preference: Preference) -> float:
+        return 5.5 + (item % 3 - 1) * 2 if (user + item) % 10 < answered else NAN
+
+    data, scorer = big_catalog(), FakeScorer(answer)
+    scorer.refused = "I am only a model."  # type: ignore[attr-defined]
+    method = Method(scorer, rule="joint", scored="all")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet(tmp_path, *method.without_updates, max_epochs=3).fit(playback(data, 3), data)
+    told = [str(warning.message) for warning in caught if "got no score" in str(warning.message)]
+    assert len(told) == reported and all("one that is not: 'I am only a model.'" in message for message in told)
+
+
+def test_a_scorer_that_is_none_is_refused() -> None:
+    for wrong in ("EncoderScorer", FakeScorer):
+        with pytest.raises(TypeError, match="must be a scorer's object"):
+            LLMSampleScorer(wrong)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("objective", ["bpr", "bce"])
 def test_a_judge_that_tells_apart_is_not_reported(tmp_path: Path, objective: str) -> None:
     data = big_catalog()
@@ -387,8 +411,13 @@ def test_bad_arguments(arguments: dict[str, Any], message: str) -> None:
         LLMSampleScorer(FakeScorer(), **arguments)
 
 
-def test_judgements_say_what_was_decided_of_the_suspicious_in_the_last_epoch(tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [False, True])
+def test_judgements_say_what_was_decided_of_the_suspicious_in_the_last_epoch(tmp_path: Path, named: bool) -> None:
+    """Of data that was numbered anew also by the source's own names."""
     data = catalog()
+    if named:
+        data.interactions.user_names = [f'u"{user}' for user in range(data.num_users)]
+        data.interactions.item_names = [f"i{item}" for item in range(data.num_items)]
     data.interactions.items[:] = [{"title": f'"{item}"\\ü'} for item in range(data.num_items)]
     *_, after = run(tmp_path, data)
     status = after.status[-1]
@@ -399,6 +428,8 @@ def test_judgements_say_what_was_decided_of_the_suspicious_in_the_last_epoch(tmp
     for row in rows:
         sample, item = row["sample"], int(data.train_items[row["sample"]])
         score = row.pop("score")
+        if named:
+            assert (row.pop("user_id"), row.pop("item_id")) == (f'u"{row["user"]}', f"i{row['item']}")
         assert row == {
             **{"epoch": EPOCHS - 1, "sample": sample, "user": int(data.train_users[sample]), "item": item},
             **{"title": f'"{item}"\\ü', "kept": int(status[sample]) == HARD},

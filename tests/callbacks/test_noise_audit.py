@@ -76,8 +76,9 @@ def test_a_hard_sample_outside_the_noise_set_is_no_miss(tmp_path: Path) -> None:
 
 
 def test_nothing_of_nothing_is_nan(tmp_path: Path) -> None:
-    shares = audit(tmp_path, [1, 0], [CLEAN, CLEAN], [1, 1])
-    assert len(shares) == 4 and all(np.isnan(share) for share in shares.values())
+    shares = audit(tmp_path, [2, 0], [CLEAN, CLEAN], [1, 1])
+    assert len(shares) == 4 and shares.pop("audit/dropped_is_noise_recall") == 0
+    assert all(np.isnan(share) for share in shares.values())
     shares = audit(tmp_path, [2, 0], [NOISE, NOISE], [0, 0])
     assert shares["audit/dropped_is_noise_precision"] == 0.5 and np.isnan(shares["audit/kept_is_hard_precision"])
 
@@ -115,6 +116,14 @@ def test_without_the_truth_or_the_recorder(tmp_path: Path) -> None:
     recorder = SampleRecorder(users=data.train_users, items=data.train_items)
     with pytest.raises(RuntimeError, match="NoiseAudit needs the truth: a data module with noise_mask"):
         quiet(tmp_path, recorder, NoiseAudit()).fit(playback(data, 1), loader)
+
+
+def test_data_that_knows_of_no_noise_is_not_audited(tmp_path: Path) -> None:
+    data, method = catalog(misclick_share=0.0, hard_share=0.0), Method()
+    trainer = quiet(tmp_path, *method.callbacks, NoiseAudit())
+    trainer.fit(playback(data, 1), data)
+    assert not [name for name in trainer.callback_metrics if name.startswith("audit/")]
+    assert not (tmp_path / "audit.npz").exists()
 
 
 @pytest.mark.parametrize("looks", [NoiseAudit, GraphPruning])

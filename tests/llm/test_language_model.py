@@ -143,7 +143,7 @@ def test_no_answer_is_nan_counted_not_kept_and_asked_again(tmp_path: Path, scori
     scores = scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]]))
     assert scores.isnan().tolist() == [True, False]
     assert scorer.usage.templates["T_score"].unanswered == 1
-    assert scorer.summarize({0: [1]}) == {}
+    assert scorer.summarize({0: [1]}) == {} and scorer.refused
     assert scorer.revise({0: "Otter"}, {0: [1]}, {}) == {}
     scorer.broken = set()
     assert not scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().any()

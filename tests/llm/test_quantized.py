@@ -142,3 +142,8 @@ def test_the_fingerprint_tells_models_apart(folder: Path, tmp_path: Path) -> Non
 def test_an_unknown_quantization_is_named(folder: Path) -> None:
     with pytest.raises(ValueError, match="int3"):
         scorer(folder, quantization="int3")
+
+
+def test_a_model_that_is_not_there_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=r"language model '.*nowhere' could not be loaded.*LexicalScorer"):
+        scorer(tmp_path / "nowhere").summarize({0: [0]})
