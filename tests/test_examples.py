@@ -1,9 +1,15 @@
 """The examples run as a reader would run them, only on less data."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from llmhd_pl.datamodules import SyntheticCatalog
 
 REPOSITORY = Path(__file__).parent.parent
 
@@ -25,3 +31,45 @@ def test_a_plain_module_is_denoised_in_both_ways(tmp_path: Path) -> None:
     assert float(rows["TwoTowerDenoised"][1]) < float(rows["TwoTower"][1]) - 0.01
     assert rows["TwoTowerDenoised"] == rows["TwoTowerWeighted"]
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def my_shop(tmp_path: Path) -> Path:
+    """The folder of a person whose data has ids of its own, in which ``data/my-shop`` holds atomic files."""
+    shop = SyntheticCatalog(80, 60, num_topics=5, books_per_reader=12)
+    shop.setup()
+    folder = tmp_path / "data" / "my-shop"
+    folder.mkdir(parents=True)
+    pairs = zip(shop.train_users.tolist(), shop.train_items.tolist(), strict=True)
+    clicks = ["user_id:token\titem_id:token", *(f"reader-{user}\tisbn-{item}" for user, item in pairs)]
+    books = [f"isbn-{item}\t{fields['title']}" for item, fields in enumerate(shop.interactions.items)]
+    (folder / "clicks.inter").write_text("\n".join(clicks) + "\n")
+    (folder / "books.item").write_text("\n".join(["item_id:token\ttitle:token_seq", *books]) + "\n")
+    return tmp_path
+
+
+def test_the_readmes_module_is_denoised_as_it_stands_there(my_shop: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (REPOSITORY / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = (my_shop / "lightning_logs" / "version_0" / "judgements.jsonl").read_text().splitlines()
+    judged = json.loads(lines[0])
+    assert judged["user_id"].startswith("reader-") and judged["item_id"].startswith("isbn-")
+
+
+def test_a_folder_of_ones_own_is_denoised_by_the_configs(my_shop: Path) -> None:
+    (config,) = re.findall(r"--config (configs/atomic[^ ]*)", (REPOSITORY / "README.md").read_text(encoding="utf-8"))
+    configs = [f"--config={REPOSITORY / name}" for name in (config, "configs/methods/loss-dropping.yaml")]
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "train.py"), "fit", *configs, "--data.data_dir=data/my-shop",
+         "--trainer.max_epochs=2", "--trainer.accelerator=cpu"],
+        cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ramp_iterations=10,000" in done.stderr  # two epochs are too few, and that is said
+    folder = my_shop / "runs" / "version_0"
+    assert "denoise/dropped" in (folder / "metrics.csv").read_text().splitlines()[0]
+    assert not (folder / "audit.npz").exists()  # nobody knows the noise of one's own data
