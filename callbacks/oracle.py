@@ -4,14 +4,14 @@ from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.backbones.base import SampleWeights
+from llmhd_pl.backbones.base import Batch
+from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
 from llmhd_pl.denoising.store import observed
 
 
-class Oracle(Callback):
+class Oracle(BatchDenoiser):
     """Drops the injected noise from the loss, from the first step on, and from the graph if asked.
 
     Args:
@@ -30,34 +30,16 @@ class Oracle(Callback):
         data: Any = getattr(trainer, "datamodule", None)
         if not hasattr(data, "noise_mask"):
             raise RuntimeError("Oracle needs the truth: a data module with noise_mask, as those of llmhd_pl have.")
-        if not isinstance(pl_module, SampleWeights):
-            raise TypeError(f"{type(pl_module).__name__} has no sample_weights: let it inherit SampleWeights.")
         if self.graph and not hasattr(pl_module, "set_graph"):
             raise TypeError(
                 f"{type(pl_module).__name__} has no set_graph(users, items): graph=True is for graph models."
             )
         self._clean = ~data.noise_mask
         self._edges = data.train_users[self._clean], data.train_items[self._clean]
-        pl_module.attach_denoiser(self._weights)
+        super().setup(trainer, pl_module, stage)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Check that the step asked for weights, unless it was skipped."""
-        if outputs:
-            assert isinstance(pl_module, SampleWeights)
-            pl_module.require_asked()
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Let go of the module."""
-        if isinstance(pl_module, SampleWeights):
-            pl_module.detach_denoiser(self._weights)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let go of the module when a fit fails, where Lightning leaves out the teardown."""
-        self.teardown(trainer, pl_module, "fit")
-
-    def _weights(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
+    def weigh(self, batch: Batch, losses: Tensor) -> Tensor:
+        """0 for noise, 1 for the rest."""
         self._clean = self._clean.to(losses.device)
         weights = torch.ones_like(losses)
         # The pair of a misclick teaches nothing; the sampled item of the pointwise objective is innocent.
