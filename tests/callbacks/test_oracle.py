@@ -83,5 +83,5 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
         def configure_optimizers(self) -> None:
             pass
 
-    with pytest.raises(TypeError, match="Plain does not show them\. Let it inherit"):
+    with pytest.raises(TypeError, match=r"Plain does not show them\. Let it inherit"):
         quiet(tmp_path, Oracle()).fit(Plain(), data)
