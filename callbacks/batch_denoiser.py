@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Batch, SampleWeights
+from llmhd_pl.denoising.schedules import ramp
 
 
 class BatchDenoiser(Callback, ABC):
@@ -71,10 +72,11 @@ class BatchDenoiser(Callback, ABC):
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     """Warn of a drop rate that will not reach half its maximum before the run ends."""
     steps = trainer.estimated_stepping_batches
-    if callback.max_drop_rate > 0 and steps < callback.ramp_iterations / 2:
+    reached = ramp(steps, callback.ramp_iterations, 0.0, callback.max_drop_rate)
+    if reached < callback.max_drop_rate / 2:
         warnings.warn(
             f"{type(callback).__name__}: the drop rate takes ramp_iterations={callback.ramp_iterations:,} optimiser "
             f"steps to reach {callback.max_drop_rate:g}, and this run has {steps:,}: it ends at "
-            f"{callback.max_drop_rate * steps / callback.ramp_iterations:.2g}. Try a third of the run's steps.",
+            f"{reached:.2g}. Try a third of the run's steps.",
             stacklevel=2,
         )

@@ -91,9 +91,10 @@ class LLMSampleScorer(Callback):
         self._pruning.decides = False
         self._judged, self._silent = None, False
         self._begin(len(self._recorder.users))
+        data: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
+        self._user_names, self._item_names = (getattr(data, f"{what}_names", None) for what in ("user", "item"))
         self.texts = self._given_texts
         if self.texts is None:
-            data: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
             if not getattr(data, "items", None):
                 raise RuntimeError(
                     "LLMSampleScorer does not know what the items are: the trainer's data module has no item texts. "
@@ -119,8 +120,6 @@ class LLMSampleScorer(Callback):
         # written, which only those do that have something to write.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
         self._titles: dict[int, str] = {}
-        names: Any = getattr(getattr(trainer, "datamodule", None), "interactions", None)
-        self._names = [getattr(names, f"{what}_names", None) for what in ("user", "item")]
         self._similar: SimilarItems | None = None
         self.preferences.write(self.path(trainer))
 
@@ -163,22 +162,23 @@ class LLMSampleScorer(Callback):
             samples.tolist(),
             strict=True,
         )
+        # What the source calls them, if the data was numbered anew.
+        user_ids, item_ids = (
+            [f'"{key}": {json.dumps(name)}, ' for name in names or ()]
+            for key, names in (("user_id", self._user_names), ("item_id", self._item_names))
+        )
         path, epoch = self.path(trainer, "judgements"), self._recorder.store.epoch
         temporary = path.with_name(path.name + ".part")
         with temporary.open("w", encoding="utf-8") as file:
             # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.
             file.writelines(
-                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, {self._ids(user, item)}'
+                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
+                f"{user_ids[user] if user_ids else ''}{item_ids[item] if item_ids else ''}"
                 f'"title": {self._title_as_json(item)}, "score": {"null" if score != score else round(score, 2)}, '
                 f'"kept": {"true" if decision == HARD else "false"}}}\n'
                 for user, item, score, decision, sample in rows
             )
         temporary.replace(path)
-
-    def _ids(self, user: int, item: int) -> str:
-        """What the source calls them, if the data was numbered anew."""
-        pairs = zip(("user_id", "item_id"), self._names, (user, item), strict=True)
-        return "".join(f'"{key}": {json.dumps(names[number])}, ' for key, names, number in pairs if names)
 
     def _title_as_json(self, item: int) -> str:
         if item not in self._titles:

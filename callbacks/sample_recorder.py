@@ -88,7 +88,7 @@ class SampleRecorder(Callback):
         pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
         self._new_store(pointwise, trainer.strategy.root_device)
         self._decided = -1  # the last epoch whose end was reached
-        self._weighted = False  # whether a step has used its weights
+        self._weighted = False  # whether a step has used batch[weight_key]
         if self.weight_key is None:
             if not isinstance(pl_module, SampleWeights):
                 raise TypeError(
@@ -189,17 +189,18 @@ class SampleRecorder(Callback):
         if self.weight_key is None:
             assert isinstance(pl_module, SampleWeights)
             pl_module.require_asked()
-        elif not self._weighted and not _Watched.used:
-            raise RuntimeError(
-                f"{type(pl_module).__name__}.training_step did not use batch[{self.weight_key!r}], so that nothing "
-                "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of the "
-                "weight that it multiplies by: SampleRecorder(weight_key=...)."
-            )
-        self._weighted = True
+        elif not self._weighted:
+            if not _Watched.used:
+                raise RuntimeError(
+                    f"{type(pl_module).__name__}.training_step did not use batch[{self.weight_key!r}], so that nothing "
+                    "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of "
+                    "the weight that it multiplies by: SampleRecorder(weight_key=...)."
+                )
+            self._weighted = True
         losses, positive, negative = (outputs[key].detach() for key in _OUTPUTS)
         size = batch["sample"].shape
         for key, value in zip(_OUTPUTS, (losses, positive, negative), strict=True):
-            if value.shape != size and not (key == "losses" and value.shape == (*size, 2)):
+            if value.shape not in ((size, (*size, 2)) if key == "losses" else (size,)):
                 raise RuntimeError(
                     f"{type(pl_module).__name__}.training_step returned {key!r} of shape {list(value.shape)} for a "
                     f"batch of {len(batch['sample'])}. It must be [B]" + (" or [B, 2]." if key == "losses" else ".")

@@ -44,11 +44,12 @@ def print_metrics(console: Console, without: Path, with_: Path) -> None:
     """The test metrics of both runs."""
     table = Table("test", without.name, with_.name, "gain", title="What denoising gained")
     before, after = read_test(without), read_test(with_)
-    for folder in [folder for folder, metrics in ((without, before), (with_, after)) if not metrics]:
-        console.print(
-            f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (train.py tests then), or your own "
-            "code did not call trainer.test(...)."
-        )
+    for folder, metrics in ((without, before), (with_, after)):
+        if not metrics:
+            console.print(
+                f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (train.py tests then), or your "
+                "own code did not call trainer.test(...)."
+            )
     for name in [name for name in before if name in after]:
         gain = after[name] / before[name] - 1 if before[name] else float("nan")
         table.add_row(name.removeprefix("test/"), f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gain:+.1%}")
@@ -62,9 +63,10 @@ def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
     rows = [row for row in read_lines(folder / "judgements.jsonl") if row["score"] is not None]
     kept, dropped = ([row for row in rows if row["kept"] is keep][: count // 2] for keep in (True, False))
     audit = np.load(folder / "audit.npz")["kind"] if (folder / "audit.npz").is_file() else None
+    names = () if audit is None else kinds(audit)
     table = Table("preference", "item", "score", "decision", "truth", title="Suspicious samples of the last epoch")
     for row in kept + dropped:
-        truth = "" if audit is None else kinds(audit)[audit[row["sample"]]]
+        truth = "" if audit is None else names[audit[row["sample"]]]
         decision = "kept" if row["kept"] else "dropped"
         table.add_row(preferences.get(row["user"], ""), row["title"], f"{row['score']:.1f}", decision, truth)
     console.print(table)

@@ -105,7 +105,8 @@ class EndpointScorer(LanguageModelScorer):
         self.read_from_text = 0
         """Scores that ``scoring="expected"`` had to read from the text, those in the cache included."""
         self._reached = self._answered = False
-        self._length, self._temperature = "max_tokens", {"temperature": 0}
+        self._length = "max_tokens"
+        self._varying = ""  # why the temperature is not 0
         self._gives_probabilities = True
         self._announced: set[str] = set()
 
@@ -174,6 +175,10 @@ class EndpointScorer(LanguageModelScorer):
                 reply = future.result()
                 self._reached |= reply.reached
                 self._answered |= bool(reply.text)
+                if self._varying:
+                    self._announce(
+                        "temperature", f"{self.base_url}: {self._varying} Answers vary; a cache file keeps them."
+                    )
                 if reply.fault:
                     fault = reply.fault
                     self._announce(
@@ -202,8 +207,10 @@ class EndpointScorer(LanguageModelScorer):
         import openai
 
         probabilities = probabilities and self._gives_probabilities
-        length, temperature = self._length, self._temperature
-        options = {**temperature, length: max_new_tokens}
+        length, varying = self._length, self._varying
+        options = {length: max_new_tokens}
+        if not varying:
+            options["temperature"] = 0
         if probabilities:
             options |= {"logprobs": True, "top_logprobs": _TOP}
         try:
@@ -230,9 +237,8 @@ class EndpointScorer(LanguageModelScorer):
             if error.param == "max_tokens" == length and error.code == "unsupported_parameter":
                 self._length = "max_completion_tokens"
                 return self._request(prompt, max_new_tokens, probabilities)
-            if error.param == "temperature" and temperature and error.code == "unsupported_value":
-                self._temperature = {}
-                self._announce("temperature", f"{self.base_url}: {message} Answers vary; a cache file keeps them.")
+            if error.param == "temperature" and not varying and error.code == "unsupported_value":
+                self._varying = message
                 return self._request(prompt, max_new_tokens, probabilities)
             if probabilities and status in (400, 422) and "logprobs" in error.message:
                 self._gives_probabilities = False  # one refusal is enough

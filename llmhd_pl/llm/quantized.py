@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -103,10 +104,8 @@ class QuantizedLLM(LanguageModelScorer):
     def _tokenizer(self) -> Any:
         from transformers import AutoTokenizer
 
-        try:
+        with _named(self.model):
             return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
-        except OSError as error:
-            raise _not_loaded(self.model, error) from error
 
     @cached_property
     def _causal_lm(self) -> CausalLM:
@@ -130,7 +129,7 @@ class QuantizedLLM(LanguageModelScorer):
             "int8": {"load_in_8bit": True},
         }
         quantized = options.get(self.quantization)
-        try:
+        with _named(self.model):
             model = AutoModelForCausalLM.from_pretrained(
                 self.model,
                 revision=self.revision,
@@ -138,8 +137,6 @@ class QuantizedLLM(LanguageModelScorer):
                 device_map={"": device},
                 quantization_config=None if quantized is None else BitsAndBytesConfig(**quantized),
             ).eval()
-        except OSError as error:
-            raise _not_loaded(self.model, error) from error
         if device == "cpu":
             for module in model.modules():
                 # With it, bitsandbytes packs the weights anew for a kernel that makes single tokens 6 times faster and
@@ -149,11 +146,16 @@ class QuantizedLLM(LanguageModelScorer):
         return CausalLM(model, self._tokenizer, self.batch_tokens)
 
 
-def _not_loaded(model: str, error: OSError) -> OSError:
-    return OSError(
-        f"The language model {model!r} could not be loaded ({error}). On a machine without a model hub, give the path "
-        "of a folder that holds one; EncoderScorer and LexicalScorer judge without a language model."
-    )
+@contextmanager
+def _named(model: str) -> Iterator[None]:
+    """Name the model that could not be loaded within, and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(
+            f"The language model {model!r} could not be loaded ({error}). On a machine without a model hub, give the "
+            "path of a folder that holds one; EncoderScorer and LexicalScorer judge without a language model."
+        ) from error
 
 
 def _digest(path: Path) -> str:
