@@ -10,6 +10,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.callbacks import EarlyStopping, TopKWriter
 from llmhd_pl.datamodules import InteractionDataModule
+from llmhd_pl.memory import keep_freed_memory
 
 warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
 BEST = {"monitor": "val/ndcg@10", "mode": "max"}
@@ -58,4 +59,5 @@ def main(args: ArgsType = None) -> CLI:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     main()

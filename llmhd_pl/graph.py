@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
@@ -69,31 +70,32 @@ def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_it
     return crow, col, edge_normalization(users, items, num_users, num_items, every)[edge]
 
 
-def _layer_sum(matrix: Tensor, x: Tensor, weights: tuple[float, ...], scratch: Tensor) -> Tensor:
-    """``sum_k weights[k] A^k x`` by Horner's rule, one fused multiply-add a layer; only the result is allocated."""
-    last = len(weights) - 1
-    total = torch.mul(x, weights[last], out=torch.empty_like(x) if last == 0 else scratch[0])
-    for layer in range(last - 1, -1, -1):
-        out = torch.empty_like(x) if layer == 0 else scratch[(last - layer) % 2]
-        total = torch.addmm(x, matrix, total, beta=weights[layer], out=out)
-    return total
+def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
+    """A matrix in CSR times ``x`` [columns, d], both float32, without a gradient: [rows, d]."""
+    if x.device.type == "cpu":
+        # A row of the product is a weighted bag of x's rows, and PyTorch has a kernel for that which knows AVX-512;
+        # MKL's for CSR uses the oldest instructions on all but Intel's processors (benchmarks/product.py).
+        return F.embedding_bag(col, x, crow, mode="sum", per_sample_weights=val, include_last_offset=True)
+    matrix = torch.sparse_csr_tensor(crow, col, val, (len(crow) - 1, len(x)), check_invariants=False)
+    return torch.mm(matrix, x)
 
 
 class _LayerSum(torch.autograd.Function):
-    """``_layer_sum`` with a gradient. A is symmetric, so it is the same sum, applied to the incoming gradient.
+    """``sum_k weights[k] A^k x`` by Horner's rule, with a gradient.
 
-    Autograd would transpose A in every layer of every step.
+    A is symmetric, so the gradient is the same sum, applied to what comes in; autograd would transpose A in every layer
+    of every step.
     """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, x: Tensor, weights: tuple[float, ...], scratch: Tensor) -> Tensor:
-        ctx.constants = matrix, weights, scratch
-        return _layer_sum(matrix, x, weights, scratch)
+    def forward(ctx: Any, graph: "SymmetricAdjacency", x: Tensor, weights: tuple[float, ...]) -> Tensor:
+        ctx.constants = graph, weights
+        return graph._layer_sum(x, weights)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
-        matrix, weights, scratch = ctx.constants
-        return None, _layer_sum(matrix, gradients[0].contiguous(), weights, scratch), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
+        graph, weights = ctx.constants
+        return None, graph._layer_sum(gradients[0].contiguous(), weights), None
 
 
 class SymmetricAdjacency(nn.Module):
@@ -116,7 +118,6 @@ class SymmetricAdjacency(nn.Module):
         super().__init__()
         for name, buffer in (("crow", crow), ("col", col), ("val", val)):
             self.register_buffer(name, buffer, persistent=False)
-        self._scratch = torch.empty(0)
 
     def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
         """``sum_k weights[k] A^k x``, in float32 under autocast too: no bf16 sparse product exists.
@@ -128,15 +129,16 @@ class SymmetricAdjacency(nn.Module):
         Returns:
             float32 [nodes, d].
         """
-        x, nodes = x.float(), len(self.crow) - 1
-        if self._scratch.shape[1:] != x.shape or self._scratch.device != x.device:
-            # Kept from step to step: fresh memory costs as much time as half a product. A normal tensor, also when
-            # the first call is an evaluation's.
-            with torch.inference_mode(False):
-                self._scratch = torch.empty(2, *x.shape, device=x.device)
         with torch.autocast(x.device.type, enabled=False):
-            matrix = torch.sparse_csr_tensor(self.crow, self.col, self.val, (nodes, nodes), check_invariants=False)
-            total: Tensor = _LayerSum.apply(matrix, x, tuple(weights), self._scratch)  # type: ignore[no-untyped-call]
+            total: Tensor = _LayerSum.apply(self, x.float(), tuple(weights))  # type: ignore[no-untyped-call]
+        return total
+
+    def _layer_sum(self, x: Tensor, weights: tuple[float, ...]) -> Tensor:
+        total = x * weights[-1]
+        for weight in reversed(weights[:-1]):
+            total = _product(self.crow, self.col, self.val, total)
+            if weight:
+                total.add_(x, alpha=weight)
         return total
 
     def forward(self, x: Tensor) -> Tensor:
@@ -214,15 +216,13 @@ class WeightedAdjacency(SymmetricAdjacency):
             dots: Tensor = _EdgeDots.apply(x.float(), self)  # type: ignore[no-untyped-call]
         return dots
 
-    def _matrix(self, val: Tensor) -> Tensor:
-        nodes = len(self.crow) - 1
-        return torch.sparse_csr_tensor(self.crow, self.col, val, (nodes, nodes), check_invariants=False)
-
     def _product(self, weights: Tensor, x: Tensor) -> Tensor:
-        return torch.mm(self._matrix(weights[self.edge]), x)
+        return _product(self.crow, self.col, weights[self.edge], x)
 
     def _dots(self, left: Tensor, right: Tensor) -> Tensor:
         """``left_r right_c`` of every entry (r, c): [2n]."""
-        pattern = self._matrix(torch.zeros_like(self.val))
+        nodes = len(self.crow) - 1
+        zeros = torch.zeros_like(self.val)
+        pattern = torch.sparse_csr_tensor(self.crow, self.col, zeros, (nodes, nodes), check_invariants=False)
         dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
         return dots
