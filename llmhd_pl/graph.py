@@ -217,7 +217,7 @@ class WeightedAdjacency(SymmetricAdjacency):
         return dots
 
     def _product(self, weights: Tensor, x: Tensor) -> Tensor:
-        return _product(self.crow, self.col, weights[self.edge], x)
+        return _product(self.crow, self.col, weights.index_select(0, self.edge), x)
 
     def _dots(self, left: Tensor, right: Tensor) -> Tensor:
         """``left_r right_c`` of every entry (r, c): [2n]."""
