@@ -30,9 +30,10 @@ def main() -> None:
     data.prepare_data()
     data.setup("fit")
     keep_freed_memory()
-    arrays = symmetric_normalization(data.train_users, data.train_items, data.num_users, data.num_items)
+    crow, col, val = symmetric_normalization(data.train_users, data.train_items, data.num_users, data.num_items)
     nodes = data.num_users + data.num_items
-    graph, matrix = SymmetricAdjacency(*arrays), torch.sparse_csr_tensor(*arrays, (nodes, nodes))
+    graph = SymmetricAdjacency(crow, col, val)
+    matrix = torch.sparse_csr_tensor(crow, col, val, (nodes, nodes))
     x, third = torch.randn(nodes, DIM), 1 / 3
 
     def ours() -> Tensor:
@@ -50,7 +51,7 @@ def main() -> None:
                 layers()
                 seconds[name].append(time.perf_counter() - start)
         apart = (ours() - csr()).abs().max().item()
-    table = Table(f"{len(arrays[1]):,} entries", "ms: median", "min", "max", title="benchmarks/product.py")
+    table = Table(f"{len(col):,} entries", "ms: median", "min", "max", title="benchmarks/product.py")
     for name, times in seconds.items():
         table.add_row(name, *(f"{1000 * value:.2f}" for value in (median(times), min(times), max(times))))
     Console().print(table)
