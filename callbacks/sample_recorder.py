@@ -121,7 +121,7 @@ class SampleRecorder(Callback):
                 "needs them before they are reduced: [B], or [B, 2] for the observed and the sampled item."
             )
         self._match(losses)
-        return self.store.weights[samples].to(losses.dtype).view(losses.shape)
+        return self.store.weights_of(samples, batch["negative"]).to(losses.dtype)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """In a run that resumes within an epoch, tell the samples of this process from those of the others."""
@@ -159,7 +159,7 @@ class SampleRecorder(Callback):
                 "each row's training interaction ('sample') and the sampled item ('negative'), int64 [B]."
             )
         if self.weight_key is not None:
-            weights = self.store.weights[batch["sample"]].float()
+            weights = self.store.weights_of(batch["sample"], batch["negative"])
             # Until it is known that the module uses them; whatever is computed with such a tensor is a plain one.
             batch[self.weight_key] = weights if self._weighted else weights.as_subclass(_Watched)
             _Watched.used = False

@@ -9,7 +9,7 @@ from pytorch_lightning.callbacks import Callback
 from llmhd_pl.callbacks.batch_denoiser import warn_of_slow_ramp
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.selection import candidates, noise_set, random_members
+from llmhd_pl.denoising.selection import candidates, fraction_of, noise_set, random_members
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
 
 Candidates = Literal["variance", "random"]
@@ -22,7 +22,8 @@ class VariancePruning(Callback):
     first rung of the paper's ablation.
 
     Args:
-        max_drop_rate: eps_l_max, the largest fraction of the samples in the noise set.
+        max_drop_rate: eps_l_max, the largest fraction of the samples in the noise set; with the pointwise objective of
+            observed and sampled items together, where new sampled items (``SampleStore.selectable``) are never in it.
         ramp_iterations: alpha, optimiser steps until the drop rate reaches it; the rules' thresholds take as long.
         candidate_fraction: eps_v, of the noise set: the candidates.
         candidates: "variance", or "random", which draws as many from the noise set (the paper's ablation).
@@ -75,7 +76,8 @@ class VariancePruning(Callback):
         assert self._recorder is not None
         store, reduce = self._recorder.store, self._recorder.reduce
         rate = self.drop_rate(trainer)
-        noise = noise_set(store.losses, rate, reduce)
+        losses = store.selectable()
+        noise = noise_set(losses, fraction_of(losses, rate, store.losses, reduce), reduce)
         chosen = candidates(noise, *store.variances(), self.candidate_fraction, reduce)
         if self.candidates == "random":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._recorder.store.epoch)

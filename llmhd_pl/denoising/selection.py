@@ -72,6 +72,19 @@ def _histogram(digits: Tensor) -> Tensor:
     return torch.bincount(digits, minlength=2**_DIGIT)
 
 
+def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -> float:
+    """Which fraction of some losses is as many as ``rate`` of all, at most 1: NaN is not there, in neither.
+
+    Args:
+        some: any shape.
+        rate: of all.
+        of: all.
+        reduce: sums over the processes.
+    """
+    there, all_of_them = reduce(torch.stack([(~losses.isnan()).sum() for losses in (some, of)])).tolist()
+    return min(1.0, rate * all_of_them / max(there, 1))
+
+
 def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone) -> Tensor:
     """B_N: the samples with the highest losses (section 1).
 

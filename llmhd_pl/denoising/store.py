@@ -93,6 +93,36 @@ class SampleStore:
         self.negative[row, sample] = negative_score.float()
         self.losses[sample] = losses.float()
 
+    def weights_of(self, sample: Tensor, negative: Tensor) -> Tensor:
+        """The weights of a batch. What was decided of a sampled item holds for that item: a new one counts fully.
+
+        Args:
+            sample: int64 [B].
+            negative: the sampled items, int64 [B].
+
+        Returns:
+            float32 [B] or [B, 2].
+        """
+        weights = self.weights[sample].float()
+        if self.pointwise:
+            weights[self.negative_item[sample] != negative, 1] = 1.0
+        return weights
+
+    def selectable(self) -> Tensor:
+        """The losses that a decision for the next epoch can be about: float32 [n] or [n, 2].
+
+        A sampled item's is NaN unless it has been with its sample for two epochs, of those in the window: the others
+        may have been drawn for this epoch only.
+        """
+        if not self.pointwise:
+            return self.losses
+        epochs = torch.zeros(self.num_samples, dtype=torch.uint8, device=self.losses.device)
+        for scores in self.negative:
+            epochs += ~scores.isnan()
+        losses = self.losses.clone()
+        losses[epochs < 2, 1] = torch.nan
+        return losses
+
     def variances(self) -> tuple[Tensor, Tensor]:
         """Variance over the window of the predictions for the observed and for the sampled items (section 2).
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from processes import in_processes, split
 from torch import Tensor
 
-from llmhd_pl.denoising.selection import Reduce, alone, candidates, largest, noise_set, random_members
+from llmhd_pl.denoising.selection import Reduce, alone, candidates, fraction_of, largest, noise_set, random_members
 
 NAN, INF = float("nan"), float("inf")
 few_values = st.sampled_from([NAN, -INF, INF, 0.0, -0.0, 1.0, -1.0, 2.5, 1e-45, -1e-45, 3.4e38])  # many ties
@@ -82,6 +82,15 @@ def test_the_noise_set_has_the_highest_losses_of_both_columns_together() -> None
 NOISE = torch.tensor([True, True, True, True, False, True])
 POSITIVE = torch.tensor([0.4, 0.3, 0.2, 0.1, 9.0, NAN])
 NEGATIVE = torch.tensor([0.1, 0.2, NAN, 0.6, 9.0, 0.5])
+
+
+def test_the_fraction_of_some_that_is_as_many_as_a_rate_of_all() -> None:
+    everyone = torch.tensor([[1.0, 2.0], [3.0, 4.0], [NAN, NAN]])
+    some = torch.tensor([[1.0, NAN], [3.0, 4.0], [NAN, NAN]])
+    assert fraction_of(some, 0.3, everyone) == pytest.approx(0.4)  # 1.2 of four are 1.2 of three
+    assert fraction_of(everyone, 0.3, everyone) == pytest.approx(0.3)
+    assert fraction_of(some, 0.9, everyone) == 1.0
+    assert fraction_of(torch.full((2,), NAN), 0.5, everyone) == 1.0  # of nothing
 
 
 def test_pairwise_candidates_are_the_union_of_the_two_lists() -> None:

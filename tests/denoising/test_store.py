@@ -21,6 +21,31 @@ def record(store: SampleStore, epoch: int, positive: dict[int, float], item: int
     store.record(torch.tensor(samples, dtype=torch.int64), scores, 10 * scores, losses, items)
 
 
+def test_what_was_decided_of_a_sampled_item_holds_for_no_other() -> None:
+    store = SampleStore(3, pointwise=True)
+    record(store, 0, {0: 1.0, 1: 2.0, 2: 3.0}, {0: 7, 1: 8, 2: 9})
+    store.weights[:] = torch.tensor([[0.0, 0.0], [1.0, 0.0], [1.0, 0.5]])
+    weights = store.weights_of(torch.tensor([2, 0, 1]), torch.tensor([9, 7, 7]))
+    assert weights.tolist() == [[1.0, 0.5], [0.0, 0.0], [1.0, 1.0]]  # 1 has another item now
+    pairwise = SampleStore(2)
+    pairwise.weights[:] = torch.tensor([0.0, 1.0])
+    assert pairwise.weights_of(torch.tensor([1, 0]), torch.tensor([3, 4])).tolist() == [1.0, 0.0]
+
+
+def test_losses_that_a_decision_can_be_about_by_hand() -> None:
+    store = SampleStore(3, window=2, pointwise=True)
+    record(store, 0, {0: 1.0, 1: 2.0, 2: 3.0}, {0: 7, 1: 8, 2: 9})
+    assert store.selectable()[:, 0].tolist() == [101.0, 102.0, 103.0] and store.selectable()[:, 1].isnan().all()
+    record(store, 1, {0: 1.0, 1: 2.0}, {0: 7, 1: 9})  # 0 has the same item, 1 another, 2 was not seen
+    selectable = store.selectable()
+    assert selectable[:, 0].tolist() == pytest.approx([101.0, 102.0, NAN], nan_ok=True)
+    assert selectable[:, 1].tolist() == pytest.approx([201.0, NAN, NAN], nan_ok=True)
+    assert store.losses[:2].tolist() == [[101.0, 201.0], [102.0, 202.0]]  # untouched
+    pairwise = SampleStore(1)
+    record(pairwise, 0, {0: 1.0})
+    assert pairwise.selectable() is pairwise.losses
+
+
 def test_variance_over_the_window_by_hand() -> None:
     store = SampleStore(4, window=3)
     record(store, 0, {0: 1.0, 1: 5.0, 2: 2.0})
