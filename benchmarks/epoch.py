@@ -26,6 +26,7 @@ from torch_geometric.nn import LGConv
 from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, LightGCN, NeuMF
 from llmhd_pl.datamodules import TrainBatches, Yelp
 from llmhd_pl.losses import bpr_loss
+from llmhd_pl.memory import keep_freed_memory
 
 warnings.simplefilter("ignore")
 
@@ -123,6 +124,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", action="store_true", help="time every backbone")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py does
     data = Yelp(arguments.data_dir)
     data.setup()
     if arguments.backbones:

@@ -16,6 +16,7 @@ from rich.table import Table
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
 from llmhd_pl.datamodules import EvaluationBatches, Yelp
+from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 
 warnings.simplefilter("ignore")
@@ -57,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="../shared/data/yelp")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py does
     data = Yelp(arguments.data_dir)
     data.setup()
     batches = data.test_dataloader()

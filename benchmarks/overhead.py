@@ -31,6 +31,7 @@ from llmhd_pl.backbones import LightGCN
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import Yelp
 from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.memory import keep_freed_memory
 
 warnings.simplefilter("ignore")
 logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
@@ -118,6 +119,7 @@ def main() -> None:
     parser.add_argument("--max_drop_rate", type=float, default=0.2)
     parser.add_argument("--scored", choices=("candidates", "all"), default="candidates")
     arguments = parser.parse_args()
+    keep_freed_memory()  # as train.py does
     data = Yelp(arguments.data_dir, noise_ratio=0.2, negative_lifetime=arguments.negative_lifetime)
     model = LightGCN(data.num_users, data.num_items, embedding_dim=64, num_layers=2, learning_rate=0.005, l2=0.001)
     method: list[Callback] = [

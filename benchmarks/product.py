@@ -25,7 +25,7 @@ DIM, ROUNDS = 64, 100
 def main() -> None:
     """Print both times, their ratio, and how far the results are apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="data/yelp")
+    parser.add_argument("--data_dir", default="../shared/data/yelp")
     data = Yelp(parser.parse_args().data_dir, noise_ratio=0.2)
     data.prepare_data()
     data.setup("fit")
