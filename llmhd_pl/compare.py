@@ -239,11 +239,9 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 4.5), layout="constrained")
-    groups = {
-        f"{method}, {backbone}": group
-        for (backbone, method), group in table.groupby(["backbone", "method"], sort=False)
-    }
+    figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
+    telling = [column for column in ("method", "backbone") if table[column].nunique() > 1] or ["method"]
+    groups = {", ".join(key): group for key, group in table.groupby(telling, sort=False)}
     if table["noise_ratio"].nunique() == 1:
         means, deviations = ([group["ndcg@10"].agg(what) for group in groups.values()] for what in ("mean", "std"))
         axes.errorbar(means, list(groups), xerr=pd.Series(deviations).fillna(0), fmt="o", capsize=3)
@@ -251,12 +249,17 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
         axes.grid(axis="y", alpha=0.3)
         axes.set(xlabel="test NDCG@10", title=f"noise ratio {table['noise_ratio'].iloc[0]:g}")
     else:
-        for name, group in groups.items():
+        ratios = sorted(table["noise_ratio"].unique())
+        apart = 0.01 * (ratios[-1] - ratios[0])  # else the bars of a ratio would hide each other
+        colours, markers = pyplot.get_cmap("tab20"), "osD^v"
+        for place, (name, group) in enumerate(groups.items()):
             by_noise = group.groupby("noise_ratio")["ndcg@10"]
             mean, deviation = by_noise.mean(), by_noise.std().fillna(0)
-            axes.errorbar(mean.index, mean, deviation, label=name, marker="o", capsize=3)
-        axes.set(xlabel="noise ratio", ylabel="test NDCG@10")
-        axes.legend(fontsize=8)
+            x = mean.index + apart * (place - (len(groups) - 1) / 2)
+            colour, marker = colours(place % 20), markers[place % len(markers)]
+            axes.errorbar(x, mean, deviation, label=name, marker=marker, color=colour, capsize=2, linewidth=1)
+        axes.set(xlabel="noise ratio", ylabel="test NDCG@10", xticks=ratios)
+        figure.legend(fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
 
