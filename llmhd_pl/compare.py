@@ -241,7 +241,7 @@ def _plot(table: pd.DataFrame, path: Path) -> None:
 
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     telling = [column for column in ("method", "backbone") if table[column].nunique() > 1] or ["method"]
-    groups = {", ".join(key): group for key, group in table.groupby(telling, sort=False)}
+    groups = {", ".join(map(str, key)): group for key, group in table.groupby(telling, sort=False)}
     if table["noise_ratio"].nunique() == 1:
         means, deviations = ([group["ndcg@10"].agg(what) for group in groups.values()] for what in ("mean", "std"))
         axes.errorbar(means, list(groups), xerr=pd.Series(deviations).fillna(0), fmt="o", capsize=3)

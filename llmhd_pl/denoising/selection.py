@@ -81,8 +81,10 @@ def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -
         of: all.
         reduce: sums over the processes.
     """
-    there, all_of_them = reduce(torch.stack([(~losses.isnan()).sum() for losses in (some, of)])).tolist()
-    return min(1.0, rate * all_of_them / max(there, 1))
+    there, everything = (
+        float(count) for count in reduce(torch.stack([(~losses.isnan()).sum() for losses in (some, of)]))
+    )
+    return min(1.0, rate * everything / max(there, 1.0))
 
 
 def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone) -> Tensor:
