@@ -16,7 +16,6 @@ from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.selection import fraction_of
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE, observed
 from llmhd_pl.llm.accounting import Budget, Usage
 from llmhd_pl.llm.consistency import SimilarItems
@@ -246,9 +245,8 @@ class LLMSampleScorer(Callback):
         suspicious = store.status != CLEAN
         if self.rule == "joint":
             agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
-            losses, reduce = store.selectable(), self._recorder.reduce
-            rate = fraction_of(losses, self._pruning.drop_rate(trainer), store.losses, reduce)
-            dropped = joint(losses, agreement, rate, self.score_weight, reduce)
+            losses, rate = self._pruning.droppable(trainer)
+            dropped = joint(losses, agreement, rate, self.score_weight, self._recorder.reduce)
             store.status.fill_(CLEAN)
             store.status[suspicious] = HARD
             store.status[dropped] = NOISE

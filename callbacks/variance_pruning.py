@@ -5,6 +5,7 @@ from typing import Literal, get_args
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
 
 from llmhd_pl.callbacks.batch_denoiser import warn_of_slow_ramp
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
@@ -71,13 +72,18 @@ class VariancePruning(Callback):
         """eps_l(T), T being the optimiser steps taken so far."""
         return ramp(trainer.global_step, self.ramp_iterations, 0.0, self.max_drop_rate)
 
+    def droppable(self, trainer: Trainer) -> tuple[Tensor, float]:
+        """The losses that a decision can be about, [n] or [n, 2], and which fraction of them is eps_l(T) of all."""
+        assert self._recorder is not None
+        store, reduce = self._recorder.store, self._recorder.reduce
+        losses = store.selectable()
+        return losses, fraction_of(losses, self.drop_rate(trainer), store.losses, reduce)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select, and drop the noise set in the next epoch."""
         assert self._recorder is not None
         store, reduce = self._recorder.store, self._recorder.reduce
-        rate = self.drop_rate(trainer)
-        losses = store.selectable()
-        noise = noise_set(losses, fraction_of(losses, rate, store.losses, reduce), reduce)
+        noise = noise_set(*self.droppable(trainer), reduce)
         chosen = candidates(noise, *store.variances(), self.candidate_fraction, reduce)
         if self.candidates == "random":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._recorder.store.epoch)
@@ -89,7 +95,7 @@ class VariancePruning(Callback):
         store.weights.fill_(1.0)
         store.weights[noise] = 0.0
         counts = reduce(torch.stack([noise.sum(), chosen.sum()]))
-        pl_module.log("denoise/drop_rate", rate)
+        pl_module.log("denoise/drop_rate", self.drop_rate(trainer))
         pl_module.log("denoise/noise_set", float(counts[0]))
         pl_module.log("denoise/candidates", float(counts[1]))
         if self.decides:

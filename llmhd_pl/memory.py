@@ -10,7 +10,7 @@ def keep_freed_memory() -> None:
     """Let glibc keep freed memory for the next step: for whoever owns the process, as ``train.py`` does.
 
     By default a block of some MB, which every tensor of node embeddings or predictions is, is given back to the kernel
-    when it is freed, and the kernel fills the next one with zeros, page by page: a third of a step's time on a CPU. The
+    when it is freed, and the kernel fills the next one with zeros, page by page, in every step. The
     process keeps its peak for as long as it lives. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
