@@ -1,5 +1,6 @@
 """BatchDenoiser: what the callbacks share that judge a batch by its own losses."""
 
+import math
 import warnings
 from abc import ABC, abstractmethod
 from typing import Any
@@ -69,14 +70,42 @@ class BatchDenoiser(Callback, ABC):
         return torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]), sum(sizes[:rank])
 
 
+def check_ramp(max_drop_rate: float, ramp_iterations: int, ramp_epochs: int | None) -> None:
+    """Check the arguments of a drop rate.
+
+    Raises:
+        ValueError: one is out of its range.
+    """
+    if not 0 <= max_drop_rate <= 1:
+        raise ValueError(f"max_drop_rate is {max_drop_rate}; it is a fraction, from 0 to 1.")
+    if ramp_iterations < 1:
+        raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
+    if ramp_epochs is not None and ramp_epochs < 1:
+        raise ValueError(f"ramp_epochs is {ramp_epochs}; it counts epochs and must be at least 1.")
+
+
+def ramp_length(trainer: Trainer, callback: Any) -> int:
+    """Optimiser steps until a callback's drop rate is at its maximum, once the trainer knows its batches.
+
+    Raises:
+        ValueError: the length is given in epochs, and an epoch has no end.
+    """
+    if callback.ramp_epochs is None:
+        return int(callback.ramp_iterations)
+    if math.isinf(trainer.num_training_batches):
+        raise ValueError("ramp_epochs needs epochs that end; give ramp_iterations for a data loader without a length.")
+    return int(callback.ramp_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+
+
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     """Warn of a drop rate that will not reach half its maximum before the run ends."""
-    steps = trainer.estimated_stepping_batches
-    reached = ramp(steps, callback.ramp_iterations, 0.0, callback.max_drop_rate)
+    steps, length = trainer.estimated_stepping_batches, ramp_length(trainer, callback)
+    reached = ramp(steps, length, 0.0, callback.max_drop_rate)
     if reached < callback.max_drop_rate / 2:
+        remedy = "ramp_iterations, or set ramp_epochs=10, which suits data of any size"
         warnings.warn(
-            f"{type(callback).__name__}: the drop rate takes ramp_iterations={callback.ramp_iterations:,} optimiser "
-            f"steps to reach {callback.max_drop_rate:g}, and this run has {steps:,}: it ends at "
-            f"{reached:.2g}. Try a third of the run's steps.",
+            f"{type(callback).__name__}: the drop rate takes {length:,} optimiser steps to reach "
+            f"{callback.max_drop_rate:g}, and this run has at most {steps:,}: it ends at {reached:.2g}. Lower "
+            f"{remedy if callback.ramp_epochs is None else 'ramp_epochs'}.",
             stacklevel=2,
         )

@@ -1,5 +1,6 @@
 """CostEstimate: what a run would ask its language model, before anything is asked."""
 
+import math
 from typing import Any
 
 from pytorch_lightning import LightningModule, Trainer
@@ -44,14 +45,18 @@ class CostEstimate(Callback):
             histories[user].append(item)
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
         updaters = [callback for callback in callbacks if isinstance(callback, PreferenceUpdater)]
+        batch_size = getattr(data, "batch_size", 1024)
+        alpha = pruning.ramp_iterations  # the trainer has no data loader yet that could say how long an epoch is
+        if pruning.ramp_epochs is not None:
+            alpha = pruning.ramp_epochs * math.ceil(len(recorder.users) / batch_size)
         usage = estimate(
             scorer.prompts,
             [item_profile(fields, scorer.item_tokens, scorer.count_tokens) for fields in texts],
             histories,
             epochs=trainer.max_epochs,
-            batch_size=getattr(data, "batch_size", 1024),
+            batch_size=batch_size,
             eps_l_max=pruning.max_drop_rate,
-            alpha=pruning.ramp_iterations,
+            alpha=alpha,
             eps_v=pruning.candidate_fraction,
             eps_gamma=updaters[0].confidence_epochs if updaters else None,
             negative_lifetime=getattr(data, "negative_lifetime", 1),

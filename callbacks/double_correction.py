@@ -24,6 +24,7 @@ class DoubleCorrection(TruncatedLoss):
         ramp_iterations: optimiser steps, not epochs, until the drop rate reaches it.
         relabel_ratio: r; of the batch, r times the drop rate of the moment is relabelled instead of dropped.
         num_samples: training interactions; None takes the length of ``train_users`` of the trainer's data module.
+        ramp_epochs: see ``TruncatedLoss``.
 
     Raises:
         ValueError: an argument out of its range, or a checkpoint of other data.
@@ -40,8 +41,9 @@ class DoubleCorrection(TruncatedLoss):
         ramp_iterations: int = 30_000,
         relabel_ratio: float = 0.05,
         num_samples: int | None = None,
+        ramp_epochs: int | None = None,
     ) -> None:
-        super().__init__(max_drop_rate, ramp_iterations)
+        super().__init__(max_drop_rate, ramp_iterations, ramp_epochs)
         if not 0 <= relabel_ratio <= 1:
             raise ValueError(f"relabel_ratio is {relabel_ratio}; it is a fraction, from 0 to 1.")
         self.relabel_ratio, self.num_samples = relabel_ratio, num_samples

@@ -12,6 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from llmhd_pl.callbacks.batch_denoiser import ramp_length
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.rules import FITTING, RULES, Rule, consistent, joint, paper_pairwise, paper_pointwise
@@ -39,10 +40,11 @@ class LLMSampleScorer(Callback):
             together which fraction is dropped).
         scored: "candidates", or "all" observed items, for the rule "joint" and a judge that costs almost nothing.
         score_weight: of the score against the loss, in the rule "joint".
-        texts: text fields of every item; None takes ``interactions.items`` of the trainer's data module.
+        texts: a list of the items' text fields, by item number: ``[{"title": "Dune"}, ...]``; None takes
+            ``interactions.items`` of the trainer's data module.
 
     Raises:
-        TypeError: a scorer that is none.
+        TypeError: a scorer that is none, or texts that are no list of dicts.
         ValueError: an unknown rule, or all samples scored for a rule that asks about candidates only.
         RuntimeError: ``SampleRecorder`` and ``VariancePruning`` do not stand before it, or no texts are known.
     """
@@ -66,6 +68,11 @@ class LLMSampleScorer(Callback):
             raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
         if isinstance(scorer, type) or not hasattr(scorer, "prepare"):
             raise TypeError(f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer().")
+        if texts is not None and (isinstance(texts, Mapping) or not all(isinstance(text, Mapping) for text in texts)):
+            raise TypeError(
+                "texts must be a list with a dict of text fields for each item, in the order of the items' numbers: "
+                '[{"title": "Dune"}, ...].'
+            )
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
         self._given_texts = texts
         self._trainer: Trainer | None = None
@@ -96,12 +103,19 @@ class LLMSampleScorer(Callback):
         self.texts = self._given_texts
         if self.texts is None:
             if not getattr(data, "items", None):
+                where = f" ({data.name})" if getattr(data, "name", None) else ""
                 raise RuntimeError(
                     "LLMSampleScorer does not know what the items are: the trainer's data module has no item texts. "
-                    "Put an items.jsonl or an .item file beside the interactions (docs/data.md), or give "
-                    "LLMSampleScorer(texts=...), a dict of text fields per item."
+                    f"Put an items.jsonl or an .item file beside the interactions{where} (docs/data.md), or give "
+                    "LLMSampleScorer(texts=...), a list with a dict of text fields for each item number."
                 )
             self.texts = data.items
+        assert self.texts is not None
+        if len(self.texts) <= (last := int(self._recorder.items.max())):
+            raise RuntimeError(
+                f"LLMSampleScorer has texts of {len(self.texts)} items, but the interactions name item {last}. Give a "
+                "dict for every item number from 0 on, an empty one where nothing is known."
+            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the scorer take in the catalog; one process after the other, so that the others find it cached."""
@@ -265,7 +279,7 @@ class LLMSampleScorer(Callback):
         store.weights.copy_(~dropped)
 
     def _threshold(self, trainer: Trainer, start: float, end: float) -> float:
-        return ramp(trainer.global_step, self._pruning.ramp_iterations, start, end)
+        return ramp(trainer.global_step, ramp_length(trainer, self._pruning), start, end)
 
     def _report(
         self,

@@ -1,7 +1,9 @@
 """SampleRecorder: keeps predictions and losses of every training sample, and applies the weights of the next epoch."""
 
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
@@ -42,8 +44,9 @@ class SampleRecorder(Callback):
     Args:
         window: m, the epochs of predictions that are kept.
         weight_key: name of the weights in the batch, for a module without the mixin.
-        users: int64 [n], the user of each sample; None takes ``train_users`` of the trainer's data module.
-        items: int64 [n], the observed item of each sample; None takes ``train_items``.
+        users: [n], the number of each sample's user (a tensor, array or list); None takes
+            ``train_users`` of the trainer's data module.
+        items: [n], the number of each sample's observed item; None takes ``train_items``.
 
     Raises:
         ValueError: a window of fewer than 2 epochs, or users without items.
@@ -59,15 +62,17 @@ class SampleRecorder(Callback):
         self,
         window: int = 5,
         weight_key: str | None = None,
-        users: Tensor | None = None,
-        items: Tensor | None = None,
+        users: Sequence[int] | np.ndarray | Tensor | None = None,
+        items: Sequence[int] | np.ndarray | Tensor | None = None,
     ) -> None:
         if window < 2:
             raise ValueError(f"window is {window}; a variance needs the predictions of at least 2 epochs.")
         if (users is None) != (items is None) or (users is not None and items is not None and len(users) != len(items)):
             raise ValueError("users and items belong together: give both, of the same length, or neither.")
         self.window, self.weight_key = window, weight_key
-        self._given = None if users is None or items is None else (users, items)
+        self._given: tuple[Tensor, Tensor] | None = None
+        if users is not None and items is not None:
+            self._given = (torch.as_tensor(users).long(), torch.as_tensor(items).long())
         self._trainer: Trainer | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -157,6 +162,13 @@ class SampleRecorder(Callback):
             raise RuntimeError(
                 f"The training batch has no {' and no '.join(missing)}. SampleRecorder needs a dict with the number of "
                 "each row's training interaction ('sample') and the sampled item ('negative'), int64 [B]."
+            )
+        sample, negative = batch["sample"], batch["negative"]
+        if sample.dim() != 1 or negative.shape != sample.shape:
+            raise RuntimeError(
+                f"The training batch has 'sample' of shape {list(sample.shape)} and 'negative' of shape "
+                f"{list(negative.shape)}; both must be [B]. With several sampled items per row, take the mean of their "
+                "losses, [B], and give the first of them as 'negative'."
             )
         if self.weight_key is not None:
             weights = self.store.weights_of(batch["sample"], batch["negative"])

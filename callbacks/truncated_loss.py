@@ -4,7 +4,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Batch
-from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser, warn_of_slow_ramp
+from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser, check_ramp, ramp_length, warn_of_slow_ramp
 from llmhd_pl.denoising.baselines import truncated
 from llmhd_pl.denoising.schedules import ramp
 
@@ -18,18 +18,18 @@ class TruncatedLoss(BatchDenoiser):
     Args:
         max_drop_rate: delta, the largest fraction of a batch that is dropped.
         ramp_iterations: optimiser steps, not epochs, until the drop rate reaches it.
+        ramp_epochs: epochs until then, in the place of ``ramp_iterations``: for data of any size.
 
     Raises:
         ValueError: an argument out of its range.
         TypeError: the module has no ``sample_weights``.
     """
 
-    def __init__(self, max_drop_rate: float = 0.1, ramp_iterations: int = 30_000) -> None:
-        if not 0 <= max_drop_rate <= 1:
-            raise ValueError(f"max_drop_rate is {max_drop_rate}; it is a fraction, from 0 to 1.")
-        if ramp_iterations < 1:
-            raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
-        self.max_drop_rate, self.ramp_iterations = max_drop_rate, ramp_iterations
+    def __init__(
+        self, max_drop_rate: float = 0.1, ramp_iterations: int = 30_000, ramp_epochs: int | None = None
+    ) -> None:
+        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
+        self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a run that is too short for the drop rate."""
@@ -38,7 +38,7 @@ class TruncatedLoss(BatchDenoiser):
     @property
     def drop_rate(self) -> float:
         """delta(T), T being the optimiser steps taken so far."""
-        return ramp(self._trainer.global_step, self.ramp_iterations, 0.0, self.max_drop_rate)
+        return ramp(self._trainer.global_step, ramp_length(self._trainer, self), 0.0, self.max_drop_rate)
 
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """0 for what is dropped, 1 for the rest."""

@@ -7,7 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.callbacks.batch_denoiser import warn_of_slow_ramp
+from llmhd_pl.callbacks.batch_denoiser import check_ramp, ramp_length, warn_of_slow_ramp
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import candidates, fraction_of, noise_set, random_members
@@ -29,6 +29,8 @@ class VariancePruning(Callback):
         candidate_fraction: eps_v, of the noise set: the candidates.
         candidates: "variance", or "random", which draws as many from the noise set (the paper's ablation).
         seed: of the random candidates.
+        ramp_epochs: epochs until the drop rate is at its maximum, in the place of ``ramp_iterations``: for data of any
+            size.
 
     Raises:
         ValueError: an argument out of its range.
@@ -44,15 +46,14 @@ class VariancePruning(Callback):
         candidate_fraction: float = 0.5,
         candidates: Candidates = "variance",
         seed: int = 0,
+        ramp_epochs: int | None = None,
     ) -> None:
-        for name, value in (("max_drop_rate", max_drop_rate), ("candidate_fraction", candidate_fraction)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{name} is {value}; it is a fraction, from 0 to 1.")
-        if ramp_iterations < 1:
-            raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
+        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
+        if not 0 <= candidate_fraction <= 1:
+            raise ValueError(f"candidate_fraction is {candidate_fraction}; it is a fraction, from 0 to 1.")
         if candidates not in get_args(Candidates):
             raise ValueError(f"candidates is {candidates!r}; it must be 'variance' or 'random'.")
-        self.max_drop_rate, self.ramp_iterations = max_drop_rate, ramp_iterations
+        self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
         self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
         self.decides = True
         """Whether what is dropped is decided here: ``LLMSampleScorer`` takes that over."""
@@ -70,7 +71,7 @@ class VariancePruning(Callback):
 
     def drop_rate(self, trainer: Trainer) -> float:
         """eps_l(T), T being the optimiser steps taken so far."""
-        return ramp(trainer.global_step, self.ramp_iterations, 0.0, self.max_drop_rate)
+        return ramp(trainer.global_step, ramp_length(trainer, self), 0.0, self.max_drop_rate)
 
     def droppable(self, trainer: Trainer) -> tuple[Tensor, float]:
         """The losses that a decision can be about, [n] or [n, 2], and which fraction of them is eps_l(T) of all."""

@@ -102,7 +102,8 @@ class AtomicFiles(InteractionDataModule):
 
     Raises:
         FileNotFoundError: no ``.inter`` file.
-        ValueError: an argument out of range, a column that is missing, or a malformed row; the message says which.
+        ValueError: an argument out of range, a column that is missing, a malformed row or an empty id; the message says
+            which.
     """
 
     domain = "items"
@@ -220,6 +221,9 @@ class AtomicFiles(InteractionDataModule):
                 )
             if what in ("rating", "time") and table[field].dtype != np.float64:
                 raise ValueError(f"{path}: column {field!r} must have the type float to serve as the {what}.")
+        for what in ("user", "item"):
+            if (empty := (table[wanted[what]] == "").to_numpy()).any():
+                raise ValueError(f"{path}, line {int(empty.argmax()) + 2}: {wanted[what]} is empty. Leave out the row.")
         table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
         return table.drop_duplicates(["user", "item"], keep="last")
 

@@ -53,24 +53,33 @@ def load(path: Path) -> dict[str, Any]:
     """Read a grid.
 
     Args:
-        path: a YAML file with ``output`` (folder), ``base`` (config files that all runs share), ``methods`` and
-            ``backbones`` (name: what is laid over the base, a config file or what would stand in one),
-            ``noise_ratios``, ``seeds`` and, optionally, ``arguments`` (more for the command line), ``processes`` (runs
-            at once), ``reference`` (the method that the others are tested against) and ``exclude`` (pairs of ``method``
-            and ``backbone`` that make no sense together).
+        path: a YAML file, the paths in which are relative to the working directory, with ``output`` (folder), ``base``
+            (config files that all runs share), ``methods`` and ``backbones`` (name: what is laid over the base, a
+            config file or what would stand in one), ``noise_ratios``, ``seeds`` and, optionally, ``arguments`` (more
+            for the command line), ``processes`` (runs at once), ``reference`` (the method that the others are tested
+            against) and ``exclude`` (pairs of ``method`` and ``backbone`` that make no sense together).
 
     Returns:
         The grid, and as ``name`` that of the file, which its tables bear: several grids may share an output folder, and
         with it the runs that they have in common.
 
     Raises:
-        ValueError: a key is missing or unknown.
+        ValueError: a key is missing or unknown, or names what is not there.
     """
     grid: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     for key in sorted(_REQUIRED - grid.keys()):
         raise ValueError(f"{path}: key {key!r} is missing.")
     for key in sorted(grid.keys() - _KEYS):
         raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(_KEYS))}.")
+    methods, backbones = grid["methods"], grid["backbones"]
+    if grid.get("reference", next(iter(methods))) not in methods:
+        raise ValueError(f"{path}: reference is {grid['reference']!r}, but the methods are {', '.join(methods)}.")
+    for left_out in grid.get("exclude", []):
+        if left_out.get("method") not in methods or left_out.get("backbone") not in backbones:
+            raise ValueError(f"{path}: exclude has {left_out}, which is no method and backbone of the grid.")
+    for config in (*grid["base"], *methods.values(), *backbones.values()):
+        if isinstance(config, str) and not Path(config).is_file():
+            raise ValueError(f"{path} names {config}, which is no file. Paths are relative to {Path.cwd()}.")
     return grid | {"name": path.stem}
 
 

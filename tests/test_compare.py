@@ -121,10 +121,23 @@ def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "error"),
-    [({"methods": None}, "key 'methods' is missing"), ({"method": {}}, "key 'method' is unknown; the keys are argum")],
+    [
+        ({"methods": None}, ": key 'methods' is missing"),
+        ({"method": {}}, ": key 'method' is unknown; the keys are argum"),
+        ({"reference": "BPRR"}, ": reference is 'BPRR', but the methods are BPR, oracle"),
+        (
+            {"exclude": [{"method": "oracle", "backbone": "MF"}]},
+            ": exclude has .*'MF'.*, which is no method and backbone",
+        ),
+        (
+            {"methods": {"BPR": {}, "T-CE": "configs/t-ce.yaml"}},
+            " names configs/t-ce.yaml, which is no file. Paths are",
+        ),
+        ({"base": ["nowhere.yaml"]}, " names nowhere.yaml, which is no file"),
+    ],
 )
 def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
-    with pytest.raises(ValueError, match=f"grid.yaml: {error}"):
+    with pytest.raises(ValueError, match=f"grid.yaml{error}"):
         compare.load(grid(tmp_path, **changes))
 
 

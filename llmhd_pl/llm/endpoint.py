@@ -252,7 +252,9 @@ class EndpointScorer(LanguageModelScorer):
         try:
             from openai import OpenAI, Timeout
         except ImportError as error:
-            raise ImportError("EndpointScorer needs openai: pip install 'llmhd-pl[endpoint]'.") from error
+            raise ImportError(
+                "EndpointScorer needs openai: pip install -c constraints.txt -e '.[endpoint]'."
+            ) from error
         return OpenAI(
             api_key=self._api_key or os.environ.get("OPENAI_API_KEY") or _NO_KEY,
             base_url=self.base_url,

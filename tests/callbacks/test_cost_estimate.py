@@ -8,13 +8,15 @@ from llmhd_pl.callbacks import CostEstimate, LLMSampleScorer, PreferenceUpdater,
 from llmhd_pl.llm.judge import EmbeddedJudge
 
 
-def estimated(folder: Path, capsys: Any, *more: Any, **arguments: Any) -> dict[str, list[int]]:
+def estimated(
+    folder: Path, capsys: Any, *more: Any, pruning: VariancePruning | None = None, **arguments: Any
+) -> dict[str, list[int]]:
     """Calls, cache hits, prompt tokens, answer tokens and unanswered, by template, as they are printed."""
     judge = EmbeddedJudge()
     data = catalog(negative_lifetime=1)
     callbacks = [
         SampleRecorder(),
-        VariancePruning(0.2, 1, candidate_fraction=0.5),
+        pruning or VariancePruning(0.2, 1),
         LLMSampleScorer(judge, **arguments),
         *more,
         CostEstimate(),
@@ -39,6 +41,15 @@ def test_nothing_is_asked(tmp_path: Path, capsys: Any) -> None:
     assert candidates < both <= 6 * 0.1 * samples
     updated = estimated(tmp_path, capsys, PreferenceUpdater(1), scored="all")
     assert {"T_FP"} <= updated.keys() and updated["T_score"][0] > samples
+
+
+def test_a_ramp_of_epochs_asks_as_often_as_one_of_as_many_steps(tmp_path: Path, capsys: Any) -> None:
+    batches = -(-len(catalog().train_users) // 60)
+    steps, epochs = (
+        estimated(tmp_path, capsys, pruning=VariancePruning(0.2, **ramp), rule="consistent")["T_score"]
+        for ramp in ({"ramp_iterations": 2 * batches}, {"ramp_epochs": 2})
+    )
+    assert steps == epochs != estimated(tmp_path, capsys, rule="consistent")["T_score"]
 
 
 def test_what_it_needs(tmp_path: Path) -> None:

@@ -385,10 +385,24 @@ def test_texts_of_one_s_own(tmp_path: Path) -> None:
     assert [method.llm.title(item) for item in (3, 49)] == ["Book 3", "item 49"]
 
 
+@pytest.mark.parametrize("texts", [{0: {"title": "Dune"}}, ["Dune", "Emma"]])
+def test_texts_of_another_form_are_refused(texts: Any) -> None:
+    with pytest.raises(TypeError, match=r"texts must be a list with a dict .* for each item"):
+        LLMSampleScorer(FakeScorer(), texts=texts)
+
+
+def test_texts_of_too_few_items(tmp_path: Path) -> None:
+    data = catalog()
+    method = [SampleRecorder(), VariancePruning(), LLMSampleScorer(FakeScorer(), texts=[{"title": "Dune"}] * 3)]
+    with pytest.raises(RuntimeError, match=r"texts of 3 items, but the interactions name item \d+"):
+        quiet(tmp_path, *method).fit(playback(data, 1), data)
+
+
 def test_without_texts_the_remedy_is_named(tmp_path: Path) -> None:
     data = catalog()
-    data.interactions.items = []
-    with pytest.raises(RuntimeError, match=r"items\.jsonl.*LLMSampleScorer\(texts=\.\.\.\)"):
+    data.interactions.items, data.interactions.name = [], "shop/clicks.inter"
+    match = r"items\.jsonl .* interactions \(shop/clicks\.inter\).*LLMSampleScorer\(texts=\.\.\.\)"
+    with pytest.raises(RuntimeError, match=match):
         quiet(tmp_path, *Method().callbacks).fit(playback(data, 1), data)
 
 

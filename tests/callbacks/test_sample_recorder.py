@@ -6,6 +6,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import split_fits
@@ -174,6 +175,10 @@ def test_a_trainer_without_a_data_module(tmp_path: Path) -> None:
     recorder = SampleRecorder(users=torch.tensor([0, 0, 1]), items=torch.tensor([4, 5, 3]))
     quiet(tmp_path, recorder).fit(Mixed(), loader)
     assert recorder.store.negative_item.tolist() == [14, 15, 13]
+    for users, items in (([0, 0, 1], [4, 5, 3]), (np.array([0, 0, 1]), np.array([4, 5, 3], dtype=np.int32))):
+        recorder = SampleRecorder(users=users, items=items)
+        quiet(tmp_path, recorder).fit(Mixed(), loader)
+        assert recorder.items.dtype == torch.int64 and recorder.items.tolist() == [4, 5, 3]
     with pytest.raises(RuntimeError, match=r"no train_users.*SampleRecorder\(users=\.\.\., items=\.\.\.\)"):
         quiet(tmp_path, SampleRecorder()).fit(Mixed(), loader)
 
@@ -200,6 +205,21 @@ def test_a_batch_that_lacks_something(tmp_path: Path, missing: list[str], named:
     data = Lacking(40, 50, num_topics=5, books_per_reader=12)
     with pytest.raises(RuntimeError, match=rf"batch has {named}\. .*dict.*'sample'.*'negative'.*int64 \[B\]"):
         quiet(tmp_path, SampleRecorder()).fit(Mixed(), data)
+
+
+@pytest.mark.parametrize(("key", "size"), [("negative", (2, 4)), ("negative", (2, 1)), ("sample", (2, 1))])
+@pytest.mark.parametrize("weight_key", [None, "importance"])
+def test_several_negatives_are_told_what_to_do(
+    tmp_path: Path, key: str, size: tuple[int, ...], weight_key: str | None
+) -> None:
+    batch = {name: torch.zeros(2, dtype=torch.int64) for name in ("sample", "user", "positive", "negative")}
+    batch[key] = torch.zeros(size, dtype=torch.int64)
+    loader: Any = torch.utils.data.DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    recorder = SampleRecorder(weight_key=weight_key, users=[0], items=[0])
+    with pytest.raises(
+        RuntimeError, match=rf"'{key}' of shape \[2, {size[1]}\].*both must be \[B\].*mean of their losses"
+    ):
+        quiet(tmp_path, recorder).fit(Mixed(), loader)
 
 
 @pytest.mark.parametrize("missing", ["losses", "positive_score", "negative_score"])
@@ -376,18 +396,24 @@ def test_losses_that_were_reduced_too_early_are_named(tmp_path: Path) -> None:
         quiet(tmp_path, SampleRecorder()).fit(Reduced(), catalog())
 
 
-@pytest.mark.parametrize("callbacks", [[TruncatedLoss(0.2, 1000)], [SampleRecorder(), VariancePruning(0.2, 1000)]])
-def test_a_run_too_short_for_the_drop_rate_is_announced(tmp_path: Path, callbacks: list[Callback]) -> None:
+@pytest.mark.parametrize("kind", [TruncatedLoss, VariancePruning])
+@pytest.mark.parametrize(
+    ("too_long", "named", "remedy", "short"),
+    [
+        ({"ramp_iterations": 1000}, "1,000", "Lower ramp_iterations, or set ramp_epochs=10", {"ramp_iterations": 20}),
+        ({"ramp_epochs": 5}, "30", r"Lower ramp_epochs\.", {"ramp_epochs": 4}),
+    ],
+)
+def test_a_run_too_short_for_the_drop_rate_is_announced(
+    tmp_path: Path, kind: Any, too_long: dict[str, int], named: str, remedy: str, short: dict[str, int]
+) -> None:
     data = catalog()
-    trainer = quiet(tmp_path, *callbacks, max_epochs=2)
-    with pytest.warns(UserWarning, match=r"ramp_iterations=1,000 optimiser steps to reach 0\.2, and this run has"):
-        trainer.fit(playback(data, 2), data)
+    match = rf"takes {named} optimiser steps to reach 0\.2, and this run has at most 12: .*{remedy}"
+    with pytest.warns(UserWarning, match=match):
+        quiet(tmp_path, SampleRecorder(), kind(0.2, **too_long), max_epochs=2).fit(playback(data, 2), data)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", ".*ramp_iterations.*")
-        for callback in callbacks:
-            if hasattr(callback, "ramp_iterations"):
-                callback.ramp_iterations = 20
-        quiet(tmp_path, *callbacks, max_epochs=2).fit(playback(data, 2), data)
+        warnings.filterwarnings("error", ".*optimiser steps to reach.*")
+        quiet(tmp_path, SampleRecorder(), kind(0.2, **short), max_epochs=2).fit(playback(data, 2), data)
 
 
 def test_two_of_one_kind_are_refused(tmp_path: Path) -> None:

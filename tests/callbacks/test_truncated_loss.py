@@ -40,6 +40,14 @@ def test_the_rate_grows_from_step_to_step(tmp_path: Path, objective: str) -> Non
     assert trainer.callback_metrics["denoise/drop_rate"] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize("callback", [TruncatedLoss(0.2, ramp_epochs=4), DoubleCorrection(0.2, ramp_epochs=4)])
+def test_the_rate_can_grow_over_epochs(tmp_path: Path, callback: TruncatedLoss) -> None:
+    data = catalog()
+    trainer = quiet(tmp_path, callback, max_epochs=3)
+    trainer.fit(playback(data, 3), data)
+    assert trainer.callback_metrics["denoise/drop_rate"] == pytest.approx(0.15)
+
+
 @pytest.mark.parametrize("objective", ["bpr", "bce"])
 def test_the_loss_is_the_mean_over_the_kept(objective: str) -> None:
     trainer, callback = single_steps.trainer(step=5), TruncatedLoss(0.5, 10)

@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ from small_fits import catalog, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import SampleRecorder, VariancePruning
+from llmhd_pl.callbacks.batch_denoiser import ramp_length
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
 
 
@@ -72,6 +74,25 @@ def test_the_noise_set_of_every_epoch(tmp_path: Path, objective: str) -> None:
         assert watch.logged[epoch]["denoise/candidates"] == int((watch.status[epoch] == CANDIDATE).sum())
     assert (watch.status[0] != CANDIDATE).all()  # one epoch has no variance
     assert {CLEAN, NOISE, CANDIDATE} == set(watch.status[3].unique().tolist())
+
+
+@pytest.mark.parametrize(
+    ("accumulate", "expected"), [(1, [0.05, 0.1, 0.15, 0.2, 0.2]), (4, [0.05, 0.1, 0.15, 0.2, 0.2])]
+)
+def test_the_rate_can_grow_over_epochs(tmp_path: Path, accumulate: int, expected: list[float]) -> None:
+    data = catalog()
+    module, recorder = playback(data, 5), SampleRecorder(window=3)
+    watch = Watch(recorder)
+    callbacks = recorder, VariancePruning(0.2, ramp_iterations=10_000, ramp_epochs=4), watch
+    quiet(tmp_path, *callbacks, max_epochs=5, accumulate_grad_batches=accumulate).fit(module, data)
+    assert [logged["denoise/drop_rate"] for logged in watch.logged] == pytest.approx(expected)
+
+
+def test_an_epoch_without_an_end_has_no_length() -> None:
+    trainer: Any = SimpleNamespace(num_training_batches=float("inf"), accumulate_grad_batches=1)
+    assert ramp_length(trainer, VariancePruning(ramp_iterations=7)) == 7
+    with pytest.raises(ValueError, match=r"ramp_epochs needs epochs that end; give ramp_iterations"):
+        ramp_length(trainer, VariancePruning(ramp_epochs=2))
 
 
 def test_sampled_items_that_are_drawn_anew_are_never_dropped(tmp_path: Path) -> None:
@@ -147,6 +168,7 @@ def test_samples_that_were_not_seen_are_not_judged(tmp_path: Path) -> None:
         ({"candidate_fraction": 2}, "candidate_fraction is 2"),
         ({"max_drop_rate": float("nan")}, "max_drop_rate is nan"),
         ({"ramp_iterations": 0}, "ramp_iterations is 0.*at least 1"),
+        ({"ramp_epochs": 0}, "ramp_epochs is 0.*at least 1"),
         ({"candidates": "best"}, "candidates is 'best'; it must be 'variance' or 'random'"),
     ],
 )

@@ -84,6 +84,8 @@ def test_line_endings(tmp_path: Path, ending: str, last: str) -> None:
         ("a:token\tb:float\nx\t\n", "line 2: b is '', not a number"),
         ("a:token\tb:float\nx\tnan\n", "line 2: b is 'nan', not a number"),
         (b"a:token\nx\n\xff\n", "is not UTF-8 text"),
+        ("user_id:token\titem_id:token\nx\t1\n\t1\n", "line 3: user_id is empty. Leave out the row"),
+        ("user_id:token\titem_id:token\nx\t\ny\t1\n", "line 2: item_id is empty"),
     ],
 )
 def test_a_malformed_file(tmp_path: Path, text: str | bytes, message: str) -> None:
