@@ -11,7 +11,7 @@ from llmhd_pl.memory import keep_freed_memory
 {call}
 for step in range(20):
     torch.ones(40_000_000).sum()  # 160 MB, 39,063 pages
-    if step == 9:  # a block or two can be pinned before all is in its place
+    if step == 9:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
@@ -25,6 +25,8 @@ def page_faults(call: str) -> int:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="without glibc there is nothing to set")
 def test_freed_memory_is_taken_again() -> None:
-    assert page_faults("keep_freed_memory()") < 1000
-    if page_faults("") < 1000:
+    blocks = 39_063
+    # A block or two can be pinned before all is in its place, now and then after the tenth step.
+    assert page_faults("keep_freed_memory()") < 3 * blocks
+    if page_faults("") < 9 * blocks:
         pytest.skip("this machine's huge pages leave no faults to count")
