@@ -327,7 +327,8 @@ class LLMSampleScorer(Callback):
         if judged_in_all >= _FEW and not 0.02 < (share := hard / judged_in_all) < 0.98:
             found = "fit (5.5 or more)" if self.rule == "joint" else "were judged hard"
             _warn(
-                f"{share:.0%} of the suspicious items that the scorer answered {found}: it does not tell them apart. "
+                f"{share:.0%} of the suspicious items that the scorer answered {found}: unless nearly all of them are "
+                f"{'right' if share > 0.5 else 'noise'}, it does not tell them apart. "
                 "Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
             )
 

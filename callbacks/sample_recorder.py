@@ -37,9 +37,9 @@ class SampleRecorder(Callback):
 
     A foreign module's batches must be dicts with ``sample`` (the number of the training interaction) and ``negative``,
     both int64 [B], and its ``training_step`` must return a dict with ``loss``, ``losses``, ``positive_score`` and
-    ``negative_score``. A pointwise module with ``weight_key`` says so by ``hparams.objective = "bce"``, since its first
-    weights are needed before its first losses are seen. Under DDP a sample must stay with its process, as it does with
-    our data modules.
+    ``negative_score``. ``weight_key`` is one weight per row, [B]; a module whose ``hparams.objective`` is "bce" gets
+    [B, 2] there, for the observed and the sampled item, and must return such losses. Under DDP a sample must stay with
+    its process, as it does with our data modules.
 
     Args:
         window: m, the epochs of predictions that are kept.
@@ -217,6 +217,13 @@ class SampleRecorder(Callback):
                     f"{type(pl_module).__name__}.training_step returned {key!r} of shape {list(value.shape)} for a "
                     f"batch of {len(batch['sample'])}. It must be [B]" + (" or [B, 2]." if key == "losses" else ".")
                 )
+        if self.weight_key is not None and losses.dim() == 2 and not self.store.pointwise:
+            raise RuntimeError(
+                f"{type(pl_module).__name__}.training_step returned losses of shape [B, 2], but "
+                f"batch[{self.weight_key!r}] is one weight per row, [B]. Return their mean, losses.mean(dim=1), so "
+                "that both columns are weighted alike; or inherit llmhd_pl.backbones.SampleWeights; or set "
+                "hparams.objective = 'bce' and multiply by weights of shape [B, 2]."
+            )
         self._match(losses)
         self.store.record(batch["sample"], positive, negative, losses, batch["negative"])
         self._mine[batch["sample"]] = 1

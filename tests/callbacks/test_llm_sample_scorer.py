@@ -289,7 +289,8 @@ def test_a_judge_that_says_one_thing_is_reported(
     scored = scored if rule == "joint" else "candidates"
     method = Method(FakeScorer(lambda user, item, preference: score), rule=rule, scored=scored)
     found = r"fit \(5.5 or more\)" if rule == "joint" else "were judged hard"
-    message = f"LLMSampleScorer: {share} of the suspicious items that the scorer answered {found}: .*preferences"
+    kind = "right" if share == "100%" else "noise"
+    message = f"{share} of the suspicious items that the scorer answered {found}: .*{kind}, it does .*preferences"
     with pytest.warns(UserWarning, match=message):
         quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2), data)
 

@@ -163,6 +163,22 @@ def test_a_foreign_pointwise_module(tmp_path: Path, mixin: bool) -> None:
     assert recorder.store.losses.shape == (len(data.train_users), 2) and not recorder.store.losses.isnan().any()
 
 
+def test_a_pointwise_module_with_a_weight_per_row(tmp_path: Path) -> None:
+    """It multiplies by a weight per row: losses of its two columns can only be weighted alike."""
+
+    class PerRow(Plain):
+        def weigh(self, batch: dict[str, Tensor], losses: Tensor) -> Tensor:
+            return batch["importance"][:, None]
+
+    foreign = PerRow()
+    foreign.pointwise = True
+    match = (
+        r"PerRow.training_step returned losses of shape \[B, 2\], but batch\['importance'\] is one weight per row.*mean"
+    )
+    with pytest.raises(RuntimeError, match=match):
+        quiet(tmp_path, SampleRecorder(weight_key="importance")).fit(foreign, catalog())
+
+
 def test_a_trainer_without_a_data_module(tmp_path: Path) -> None:
     """Loaders of one's own: users and items are given to the recorder."""
     batches = [
