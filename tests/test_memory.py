@@ -5,28 +5,27 @@ import sys
 import pytest
 
 PAGE_FAULTS = """
-import resource
+import resource, statistics
 import torch
 from llmhd_pl.memory import keep_freed_memory
 {call}
+faults = []
 for step in range(20):
     torch.ones(40_000_000).sum()  # 160 MB, 39,063 pages
-    if step == 9:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+# The median, as a block or two can be pinned before all is in its place, now and then late.
+print(int(statistics.median(after - before for before, after in zip(faults[9:], faults[10:]))))
 """
 
 
 def page_faults(call: str) -> int:
-    """Page faults of ten blocks that are taken and freed, in a process of its own, as the setting stays."""
+    """Page faults of a block that is taken and freed, in a process of its own, as the setting stays."""
     script = [sys.executable, "-c", PAGE_FAULTS.format(call=call)]
     return int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="without glibc there is nothing to set")
 def test_freed_memory_is_taken_again() -> None:
-    blocks = 39_063
-    # A block or two can be pinned before all is in its place, now and then after the tenth step.
-    assert page_faults("keep_freed_memory()") < 3 * blocks
-    if page_faults("") < 9 * blocks:
+    assert page_faults("keep_freed_memory()") < 100
+    if page_faults("") < 100:
         pytest.skip("this machine's huge pages leave no faults to count")
