@@ -72,8 +72,9 @@ def load(path: Path) -> dict[str, Any]:
     for key in sorted(grid.keys() - _KEYS):
         raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(_KEYS))}.")
     methods, backbones = grid["methods"], grid["backbones"]
-    if grid.get("reference", next(iter(methods))) not in methods:
-        raise ValueError(f"{path}: reference is {grid['reference']!r}, but the methods are {', '.join(methods)}.")
+    reference = grid.get("reference")
+    if reference is not None and reference not in methods:
+        raise ValueError(f"{path}: reference is {reference!r}, but the methods are {', '.join(methods)}.")
     for left_out in grid.get("exclude", []):
         if left_out.get("method") not in methods or left_out.get("backbone") not in backbones:
             raise ValueError(f"{path}: exclude has {left_out}, which is no method and backbone of the grid.")

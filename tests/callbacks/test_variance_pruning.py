@@ -76,16 +76,14 @@ def test_the_noise_set_of_every_epoch(tmp_path: Path, objective: str) -> None:
     assert {CLEAN, NOISE, CANDIDATE} == set(watch.status[3].unique().tolist())
 
 
-@pytest.mark.parametrize(
-    ("accumulate", "expected"), [(1, [0.05, 0.1, 0.15, 0.2, 0.2]), (4, [0.05, 0.1, 0.15, 0.2, 0.2])]
-)
-def test_the_rate_can_grow_over_epochs(tmp_path: Path, accumulate: int, expected: list[float]) -> None:
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_the_rate_can_grow_over_epochs(tmp_path: Path, accumulate: int) -> None:
     data = catalog()
     module, recorder = playback(data, 5), SampleRecorder(window=3)
     watch = Watch(recorder)
     callbacks = recorder, VariancePruning(0.2, ramp_iterations=10_000, ramp_epochs=4), watch
     quiet(tmp_path, *callbacks, max_epochs=5, accumulate_grad_batches=accumulate).fit(module, data)
-    assert [logged["denoise/drop_rate"] for logged in watch.logged] == pytest.approx(expected)
+    assert [logged["denoise/drop_rate"] for logged in watch.logged] == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.2])
 
 
 def test_an_epoch_without_an_end_has_no_length() -> None:
