@@ -9,12 +9,10 @@ quickstart: .venv/installed
 	$(BIN)/python train.py fit --config configs/quickstart.yaml --trainer.logger.init_args.version quickstart-llmhd
 	$(BIN)/python -m llmhd_pl.report runs/quickstart-bpr runs/quickstart-llmhd
 
-# mypy does not follow the package_dir of an editable install: it checks a copy laid out as it is installed.
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	rm -rf .venv/typed && mkdir .venv/typed && cp -r llmhd_pl .venv/typed/ && cp -r callbacks datamodules .venv/typed/llmhd_pl/
-	MYPYPATH=.venv/typed $(BIN)/mypy .venv/typed/llmhd_pl train.py benchmarks studies
+	$(BIN)/mypy llmhd_pl train.py benchmarks studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt

@@ -3,7 +3,7 @@
 import math
 import warnings
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +11,12 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch, SampleWeights
 from llmhd_pl.denoising.schedules import ramp
+from llmhd_pl.sample_weights import Batch, SampleWeights
+
+RateOf = Literal["samples", "interactions"]
+"""What a drop rate is a fraction of: all samples, with pointwise losses observed and sampled items alike, or observed
+interactions alone."""
 
 
 class BatchDenoiser(Callback, ABC):
@@ -32,7 +36,7 @@ class BatchDenoiser(Callback, ABC):
         if not isinstance(pl_module, SampleWeights):
             raise TypeError(
                 f"{type(self).__name__} needs the losses of the batch that is being trained on, and "
-                f"{type(pl_module).__name__} does not show them. Let it inherit llmhd_pl.backbones.SampleWeights and "
+                f"{type(pl_module).__name__} does not show them. Let it inherit llmhd_pl.SampleWeights and "
                 "multiply its un-reduced losses by self.sample_weights(batch, losses)."
             )
         self._trainer = trainer
@@ -82,6 +86,16 @@ def check_ramp(max_drop_rate: float, ramp_iterations: int, ramp_epochs: int | No
         raise ValueError(f"ramp_iterations is {ramp_iterations}; it counts optimiser steps and must be at least 1.")
     if ramp_epochs is not None and ramp_epochs < 1:
         raise ValueError(f"ramp_epochs is {ramp_epochs}; it counts epochs and must be at least 1.")
+
+
+def check_rate_of(rate_of: RateOf) -> None:
+    """Check what a drop rate is a fraction of.
+
+    Raises:
+        ValueError: If it is neither of the two.
+    """
+    if rate_of not in get_args(RateOf):
+        raise ValueError(f"rate_of is {rate_of!r}; it must be 'samples' or 'interactions'.")
 
 
 def ramp_length(trainer: Trainer, callback: Any) -> int:

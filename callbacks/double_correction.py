@@ -6,10 +6,11 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch
+from llmhd_pl.callbacks.batch_denoiser import RateOf
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
 from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
 from llmhd_pl.denoising.store import observed
+from llmhd_pl.sample_weights import Batch
 
 
 class DoubleCorrection(TruncatedLoss):
@@ -25,6 +26,7 @@ class DoubleCorrection(TruncatedLoss):
         relabel_ratio: r; of the batch, r times the drop rate of the moment is relabelled instead of dropped.
         num_samples: training interactions; None takes the length of ``train_users`` of the trainer's data module.
         ramp_epochs: see ``TruncatedLoss``.
+        rate_of: see ``TruncatedLoss``.
 
     Raises:
         ValueError: an argument out of its range, or a checkpoint of other data.
@@ -42,8 +44,9 @@ class DoubleCorrection(TruncatedLoss):
         relabel_ratio: float = 0.05,
         num_samples: int | None = None,
         ramp_epochs: int | None = None,
+        rate_of: RateOf = "samples",
     ) -> None:
-        super().__init__(max_drop_rate, ramp_iterations, ramp_epochs)
+        super().__init__(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
         if not 0 <= relabel_ratio <= 1:
             raise ValueError(f"relabel_ratio is {relabel_ratio}; it is a fraction, from 0 to 1.")
         self.relabel_ratio, self.num_samples = relabel_ratio, num_samples
@@ -69,7 +72,7 @@ class DoubleCorrection(TruncatedLoss):
         assert self.history is not None and self._trainer.max_epochs is not None
         variance = variance_at(self._trainer.current_epoch, self._trainer.max_epochs)
         bounds = self.history.bounds(batch["sample"], observed(losses), variance)
-        weights, counts = double_corrected(losses, bounds, self.drop_rate, self.relabel_ratio, self.gather)
+        weights, counts = double_corrected(losses, bounds, self.rate_for(losses), self.relabel_ratio, self.gather)
         self.history.keep(batch["sample"], observed(weights) == 1)
         return weights, counts
 

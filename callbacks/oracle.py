@@ -6,9 +6,9 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch
 from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
 from llmhd_pl.denoising.store import observed
+from llmhd_pl.sample_weights import Batch
 
 
 class Oracle(BatchDenoiser):

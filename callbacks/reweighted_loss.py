@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch
 from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
 from llmhd_pl.denoising.baselines import reweighted
+from llmhd_pl.sample_weights import Batch
 
 
 class ReweightedLoss(BatchDenoiser):

@@ -9,8 +9,8 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.backbones.base import SampleWeights
 from llmhd_pl.denoising.store import SampleStore
+from llmhd_pl.sample_weights import SampleWeights
 
 Before = TypeVar("Before", bound=Callback)
 _OUTPUTS = ("losses", "positive_score", "negative_score")
@@ -32,7 +32,7 @@ class SampleRecorder(Callback):
     """Owns the per-sample state that all other callbacks of the method read and write at ``on_train_epoch_end``.
 
     In every ``on_train_batch_end`` it writes what the step returned. Its weights reach the loss in one of two ways: the
-    module inherits ``llmhd_pl.backbones.SampleWeights`` and multiplies by ``self.sample_weights(batch, losses)``, or it
+    module inherits ``llmhd_pl.SampleWeights`` and multiplies by ``self.sample_weights(batch, losses)``, or it
     multiplies by ``batch[weight_key]``, which this callback writes in ``on_train_batch_start``.
 
     A foreign module's batches must be dicts with ``sample`` (the number of the training interaction) and ``negative``,
@@ -98,7 +98,7 @@ class SampleRecorder(Callback):
             if not isinstance(pl_module, SampleWeights):
                 raise TypeError(
                     f"{type(pl_module).__name__} cannot be denoised yet. Either let it inherit "
-                    "llmhd_pl.backbones.SampleWeights and multiply its un-reduced losses by "
+                    "llmhd_pl.SampleWeights and multiply its un-reduced losses by "
                     "self.sample_weights(batch, losses), or multiply them by a weight in the batch and name it with "
                     "SampleRecorder(weight_key=...)."
                 )
@@ -221,7 +221,7 @@ class SampleRecorder(Callback):
             raise RuntimeError(
                 f"{type(pl_module).__name__}.training_step returned losses of shape [B, 2], but "
                 f"batch[{self.weight_key!r}] is one weight per row, [B]. Return their mean, losses.mean(dim=1), so "
-                "that both columns are weighted alike; or inherit llmhd_pl.backbones.SampleWeights; or set "
+                "that both columns are weighted alike; or inherit llmhd_pl.SampleWeights; or set "
                 "hparams.objective = 'bce' and multiply by weights of shape [B, 2]."
             )
         self._match(losses)

@@ -3,22 +3,29 @@
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch
-from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser, check_ramp, ramp_length, warn_of_slow_ramp
+from llmhd_pl.callbacks.batch_denoiser import (
+    BatchDenoiser,
+    RateOf,
+    check_ramp,
+    check_rate_of,
+    ramp_length,
+    warn_of_slow_ramp,
+)
 from llmhd_pl.denoising.baselines import truncated
 from llmhd_pl.denoising.schedules import ramp
+from llmhd_pl.sample_weights import Batch
 
 
 class TruncatedLoss(BatchDenoiser):
     """T-CE for pointwise losses, T-BPR for pairwise ones; the formula is ``llmhd_pl.denoising.baselines.truncated``.
 
-    The drop rate counts both columns of a pointwise batch, though only observed items can go: twice the rate of them
-    does. That is the method as published; give half the rate to compare with methods that count observed items.
-
     Args:
-        max_drop_rate: delta, the largest fraction of a batch that is dropped.
-        ramp_iterations: optimiser steps, not epochs, until the drop rate reaches it.
-        ramp_epochs: epochs until then, in the place of ``ramp_iterations``: for data of any size.
+        max_drop_rate: The largest fraction of a batch that is dropped; delta in the paper.
+        ramp_iterations: The number of optimiser steps, not epochs, until the drop rate reaches it.
+        ramp_epochs: The number of epochs until then, in place of ``ramp_iterations``: for data of any size.
+        rate_of: What the drop rate is a fraction of. "samples" is the published method: with pointwise losses it counts
+            the sampled items too, though only observed items can be dropped, so that twice the rate of them is.
+            "interactions" counts the observed items alone.
 
     Raises:
         ValueError: an argument out of its range.
@@ -26,9 +33,15 @@ class TruncatedLoss(BatchDenoiser):
     """
 
     def __init__(
-        self, max_drop_rate: float = 0.1, ramp_iterations: int = 30_000, ramp_epochs: int | None = None
+        self,
+        max_drop_rate: float = 0.1,
+        ramp_iterations: int = 30_000,
+        ramp_epochs: int | None = None,
+        rate_of: RateOf = "samples",
     ) -> None:
         check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
+        check_rate_of(rate_of)
+        self.rate_of = rate_of
         self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -40,9 +53,13 @@ class TruncatedLoss(BatchDenoiser):
         """delta(T), T being the optimiser steps taken so far."""
         return ramp(self._trainer.global_step, ramp_length(self._trainer, self), 0.0, self.max_drop_rate)
 
+    def rate_for(self, losses: Tensor) -> float:
+        """delta(T) as a fraction of all samples of the batch, as the formulas take it."""
+        return self.drop_rate / 2 if self.rate_of == "interactions" and losses.dim() == 2 else self.drop_rate
+
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """0 for what is dropped, 1 for the rest."""
-        return truncated(losses, self.drop_rate, self.gather)
+        return truncated(losses, self.rate_for(losses), self.gather)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the rate."""

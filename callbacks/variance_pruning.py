@@ -7,11 +7,11 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.callbacks.batch_denoiser import check_ramp, ramp_length, warn_of_slow_ramp
+from llmhd_pl.callbacks.batch_denoiser import RateOf, check_ramp, check_rate_of, ramp_length, warn_of_slow_ramp
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import candidates, fraction_of, noise_set, random_members
-from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE, observed
 
 Candidates = Literal["variance", "random"]
 
@@ -31,6 +31,8 @@ class VariancePruning(Callback):
         seed: of the random candidates.
         ramp_epochs: epochs until the drop rate is at its maximum, in the place of ``ramp_iterations``: for data of any
             size.
+        rate_of: What the drop rate is a fraction of: "samples", with the pointwise objective observed and sampled items
+            alike, or "interactions", the observed ones alone.
 
     Raises:
         ValueError: an argument out of its range.
@@ -47,8 +49,11 @@ class VariancePruning(Callback):
         candidates: Candidates = "variance",
         seed: int = 0,
         ramp_epochs: int | None = None,
+        rate_of: RateOf = "samples",
     ) -> None:
         check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
+        check_rate_of(rate_of)
+        self.rate_of = rate_of
         if not 0 <= candidate_fraction <= 1:
             raise ValueError(f"candidate_fraction is {candidate_fraction}; it is a fraction, from 0 to 1.")
         if candidates not in get_args(Candidates):
@@ -78,7 +83,8 @@ class VariancePruning(Callback):
         assert self._recorder is not None
         store, reduce = self._recorder.store, self._recorder.reduce
         losses = store.selectable()
-        return losses, fraction_of(losses, self.drop_rate(trainer), store.losses, reduce)
+        counted = observed(store.losses) if self.rate_of == "interactions" else store.losses
+        return losses, fraction_of(losses, self.drop_rate(trainer), counted, reduce)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Select, and drop the noise set in the next epoch."""

@@ -21,10 +21,10 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llmhd_pl.backbones import SampleWeights
 from llmhd_pl.callbacks import LLMSampleScorer, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.llm.lexical import LexicalScorer
+from llmhd_pl.sample_weights import SampleWeights
 
 Batch = dict[str, Tensor]
 

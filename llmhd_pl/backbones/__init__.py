@@ -1,6 +1,6 @@
 """Backbones: recommenders as LightningModules."""
 
-from llmhd_pl.backbones.base import Backbone, EmbeddingBackbone, GraphBackbone, SampleWeights
+from llmhd_pl.backbones.base import Backbone, EmbeddingBackbone, GraphBackbone
 from llmhd_pl.backbones.gmf import GMF
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.mf import MF
@@ -22,5 +22,4 @@ __all__ = [
     "GraphBackbone",
     "LightGCN",
     "NeuMF",
-    "SampleWeights",
 ]

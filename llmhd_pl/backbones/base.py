@@ -2,7 +2,7 @@
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -15,82 +15,9 @@ from torchmetrics import MetricCollection
 from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
 from llmhd_pl.losses import bce_loss, bpr_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
+from llmhd_pl.sample_weights import Batch, SampleWeights
 
-Batch = dict[str, Tensor]
-Denoiser = Callable[[Batch, Tensor], Tensor | tuple[Tensor, Tensor]]
 Objective = Literal["bpr", "bce"]
-
-
-class SampleWeights:
-    """The one seam for denoisers, as a mixin for any LightningModule.
-
-    A module that inherits it and reduces its losses with ``self.sample_weights(batch, losses)`` can be denoised by
-    every callback of this package; ``batch["sample"]`` must name the training sample of each row.
-    """
-
-    _denoisers: tuple[Denoiser, ...] = ()
-    _asked = False  # whether a step has asked for weights since a denoiser was attached
-
-    def attach_denoiser(self, denoiser: Denoiser) -> None:
-        """Let ``denoiser(batch, losses)`` have a say in the weights; attaching it again changes nothing.
-
-        It returns weights of the losses' shape, by whose sum the mean is taken, or a pair ``(weights, counts)`` if it
-        rewrites losses rather than weighs samples: ``(weights * losses).sum() / counts.sum()`` is the loss then. So a
-        plain mean has counts of one (R-CE), and a loss with its label flipped counts one though its weight, the ratio
-        of the two losses' derivatives, is negative (DCF). A weight is a number and no function of the model, so
-        gradient reaches the model through the losses alone.
-        """
-        if denoiser not in self._denoisers:
-            self._denoisers, self._asked = (*self._denoisers, denoiser), False
-
-    def detach_denoiser(self, denoiser: Denoiser) -> None:
-        """Take a denoiser's say away; one that is not attached is passed over."""
-        self._denoisers = tuple(other for other in self._denoisers if other != denoiser)
-
-    def require_asked(self) -> None:
-        """Check after a step that it has asked for weights.
-
-        Raises:
-            RuntimeError: it has not, so that nothing that is decided would have an effect.
-        """
-        if not self._asked:
-            raise RuntimeError(
-                f"{type(self).__name__} inherits SampleWeights, but its training_step did not call "
-                "self.sample_weights(batch, losses), so that nothing that is decided would have an effect. Multiply "
-                "the un-reduced losses by it."
-            )
-
-    def sample_weights(self, batch: Batch, losses: Tensor) -> Tensor:
-        """The product of what the attached denoisers say; ones where there is none.
-
-        Args:
-            batch: the training batch.
-            losses: un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
-
-        Returns:
-            Weights of the losses' shape, without gradient. To take a mean by, there are ``weights_and_counts``.
-        """
-        return self.weights_and_counts(batch, losses)[0]
-
-    def weights_and_counts(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """``sample_weights``, and what each loss counts in the mean; ask for one or the other, once in a step.
-
-        Args:
-            batch: the training batch.
-            losses: un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
-
-        Returns:
-            Weights and counts of the losses' shape, without gradient. They are the same but where a denoiser says
-            otherwise; see ``attach_denoiser``.
-        """
-        self._asked = True
-        losses = losses.detach()
-        weights = counts = torch.ones_like(losses)
-        for denoiser in self._denoisers:
-            said = denoiser(batch, losses)
-            weight, count = said if isinstance(said, tuple) else (said, said)
-            weights, counts = weights * weight, counts * count
-        return weights, counts
 
 
 class Backbone(SampleWeights, LightningModule, ABC):

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch, Objective, seeded_generator
+from llmhd_pl.backbones.base import Objective, seeded_generator
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.losses import info_nce
+from llmhd_pl.sample_weights import Batch
 
 
 class NCL(LightGCN):

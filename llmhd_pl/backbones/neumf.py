@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.backbones.base import Backbone, Batch, Objective, dropout, seeded_generator
+from llmhd_pl.backbones.base import Backbone, Objective, dropout, seeded_generator
+from llmhd_pl.sample_weights import Batch
 
 # Users and items ranked at once: their pairs' first hidden layer fits a processor's cache, whatever the catalog.
 _USERS, _ITEMS = 16, 1024

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Batch, GraphBackbone, Objective, seeded_generator
+from llmhd_pl.backbones.base import GraphBackbone, Objective, seeded_generator
 from llmhd_pl.graph import WeightedAdjacency
 from llmhd_pl.losses import info_nce
+from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # random pairs drawn for one that is added
 _BLOCK = 8192  # pairs multiplied at once: they stay in a processor's cache

@@ -36,7 +36,7 @@ from llmhd_pl.llm.prompts import (
     parse_summary,
     sample_history,
 )
-from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.llm.scorer import Preference, Scorer
 
 Scoring = Literal["expected", "generate"]
 _WRITTEN = 256  # tokens of the longest summary: 100 words in a language that needs 2.5 tokens for one
@@ -60,7 +60,7 @@ class Rating(NamedTuple):
     """That the model wrote."""
 
 
-class LanguageModelScorer(ABC):
+class LanguageModelScorer(Scorer, ABC):
     """A ``Scorer`` whose preferences are texts that a language model writes and judges by.
 
     Args:

@@ -13,13 +13,13 @@ from scipy.special import expit
 from torch import Tensor
 
 from llmhd_pl.llm.prompts import NO_TEXT, item_profile
-from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.llm.scorer import Preference, Scorer
 
 Vectors = np.ndarray | sp.csr_array
 _CHUNK = 16384  # pairs at once: 25 MB at 384 float32 numbers each
 
 
-class VectorScorer(ABC):
+class VectorScorer(Scorer, ABC):
     """A ``Scorer`` whose preferences are lists of items; children say how texts become vectors.
 
     The similarity of a user and an item is the cosine between the mean of the vectors in the user's preference, *the

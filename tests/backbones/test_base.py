@@ -5,8 +5,9 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.backbones import MF, LightGCN, SampleWeights
+from llmhd_pl.backbones import MF, LightGCN
 from llmhd_pl.datamodules import SyntheticCatalog
+from llmhd_pl.sample_weights import SampleWeights
 
 
 def quiet_trainer(**arguments: Any) -> Trainer:

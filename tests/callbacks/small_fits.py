@@ -8,10 +8,10 @@ import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.backbones import SampleWeights
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.sample_weights import SampleWeights
 
 Answer = Callable[[int, int, Preference], float]
 NAN = float("nan")

@@ -16,7 +16,7 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from small_fits import NAN, Method, Playback, catalog, equal, playback, quiet
 from torch import Tensor
 
-from llmhd_pl.backbones import MF, LightGCN, SampleWeights
+from llmhd_pl.backbones import MF, LightGCN
 from llmhd_pl.callbacks import (
     DoubleCorrection,
     GraphPruning,
@@ -27,6 +27,7 @@ from llmhd_pl.callbacks import (
     VariancePruning,
 )
 from llmhd_pl.datamodules import SyntheticCatalog
+from llmhd_pl.sample_weights import SampleWeights
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*(contradicts itself|fell from)"),  # the scores are hashes

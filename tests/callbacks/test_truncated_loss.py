@@ -81,9 +81,7 @@ class Plain(LightningModule):
 
 @pytest.mark.parametrize("callback", [TruncatedLoss, ReweightedLoss, DoubleCorrection])
 def test_a_module_without_the_mixin_is_told_of_it(tmp_path: Path, callback: Any) -> None:
-    with pytest.raises(
-        TypeError, match=rf"{callback.__name__} needs the losses .* Plain .* llmhd_pl.backbones.SampleWeights"
-    ):
+    with pytest.raises(TypeError, match=rf"{callback.__name__} needs the losses .* Plain .* llmhd_pl.SampleWeights"):
         quiet(tmp_path, callback()).fit(Plain(), catalog())
 
 

@@ -1,0 +1,29 @@
+"""``llmhd COMMAND ...`` and ``python -m llmhd_pl COMMAND ...``."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+import llmhd_pl
+
+COMMANDS = ("compare", "quickstart", "report")
+"""The commands that are modules of this package; all others are those of ``llmhd_pl.cli``."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Args:
+        arguments: The arguments; None takes those of the process.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--version"]:
+        print(f"llmhd-pl {llmhd_pl.__version__}")
+    elif given and given[0] in COMMANDS:
+        import_module(f"llmhd_pl.{given[0]}").main(given[1:])
+    else:
+        import_module("llmhd_pl.cli").run(given)
+
+
+if __name__ == "__main__":
+    main()
