@@ -3,7 +3,8 @@
 from llmhd_pl.datamodules.atomic import AtomicFiles
 from llmhd_pl.datamodules.base import EvaluationBatches, InteractionDataModule, TrainBatches
 from llmhd_pl.datamodules.interactions import Interactions
-from llmhd_pl.datamodules.rlmrec import AmazonBooks, RefusedPickleError, Steam, Yelp
+from llmhd_pl.datamodules.pickles import RefusedPickleError
+from llmhd_pl.datamodules.rlmrec import AmazonBooks, Steam, Yelp
 from llmhd_pl.datamodules.synthetic import SyntheticCatalog
 
 __all__ = [
