@@ -9,8 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
-from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.interactions import NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
 
 _WITHOUT = {

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+EASY, HARD, NOISE = 0, 1, 2
+"""The values of ``train_kinds``."""
+
 
 def pair_keys(pairs: Tensor, num_items: int) -> Tensor:
     """One int64 per (user, item) pair, ordered by user, then item: ``user * num_items + item``.

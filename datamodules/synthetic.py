@@ -3,11 +3,9 @@
 import numpy as np
 import torch
 
-from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
-from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.interactions import EASY, HARD, NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
-
-EASY, HARD = 0, 1
 
 TOPICS: dict[str, str] = {
     "gardening": "trellis compost seedling orchard pruning greenhouse perennial mulch rosebush hedge soil harvest",
@@ -29,7 +27,7 @@ TOPICS: dict[str, str] = {
 }
 """The words of each topic; a book's title and description are written from its topic's words."""
 
-_TITLES = (
+TITLES = (
     "The {0} and the {1}",
     "A Year of {0}",
     "{0}, {1} and Me",
@@ -37,7 +35,7 @@ _TITLES = (
     "Secrets of the {0}",
     "On {0} and {1}",
 )
-_DESCRIPTIONS = (
+DESCRIPTIONS = (
     "A book about the {0}, the {1} and the {2}, told by somebody who knows the {3}.",
     "From {0} to {1}: everything on the {2}, with a chapter on the {3}.",
     "It begins with a {0}. Then come the {1}, the {2} and, at last, the {3}.",
@@ -142,13 +140,22 @@ class SyntheticCatalog(InteractionDataModule):
             valid=valid[:, :2],
             test=test[:, :2],
             train_kinds=train[:, 2].to(torch.int8),
-            items=[self._book(rng, int(topic)) for topic in self.topics],
+            items=[self.book(rng, int(topic)) for topic in self.topics],
         )
 
-    def _book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
+    def book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
+        """Write the text of one book; override it to make other books.
+
+        Args:
+            rng: The generator of the catalog.
+            topic: The number of the book's topic, 0 to ``num_topics - 1``, in the order of ``TOPICS``.
+
+        Returns:
+            The ``title`` and the ``description``.
+        """
         words = rng.choice(list(TOPICS.values())[topic].split(), 6, replace=False)
-        title = _TITLES[rng.integers(len(_TITLES))].format(*(word.capitalize() for word in words[:2]))
-        return {"title": title, "description": _DESCRIPTIONS[rng.integers(len(_DESCRIPTIONS))].format(*words[2:])}
+        title = TITLES[rng.integers(len(TITLES))].format(*(word.capitalize() for word in words[:2]))
+        return {"title": title, "description": DESCRIPTIONS[rng.integers(len(DESCRIPTIONS))].format(*words[2:])}
 
 
 def _popular(rng: np.random.Generator, books: np.ndarray, popularity: np.ndarray, count: int) -> np.ndarray:
