@@ -106,8 +106,6 @@ class AtomicFiles(InteractionDataModule):
             which.
     """
 
-    domain = "items"
-
     def __init__(
         self,
         data_dir: str,

@@ -68,9 +68,6 @@ class RLMRecDataModule(InteractionDataModule):
         ValueError: a file that cannot be read or that contradicts another; the message names it.
     """
 
-    domain = "items"
-    """What the items are; chooses the wording of the prompts."""
-
     def __init__(
         self,
         data_dir: str,
@@ -120,16 +117,10 @@ class RLMRecDataModule(InteractionDataModule):
 class AmazonBooks(RLMRecDataModule):
     """Amazon-Books, RLMRec's split: 11,000 users, 9,332 items, 120,464 / 40,290 / 40,106 interactions."""
 
-    domain = "books"
-
 
 class Yelp(RLMRecDataModule):
     """Yelp, RLMRec's split: 11,091 users, 11,010 items, 166,620 / 55,479 / 55,436 interactions."""
 
-    domain = "local businesses"
-
 
 class Steam(RLMRecDataModule):
     """Steam, RLMRec's split: 23,310 users, 5,237 items, 316,190 / 104,897 / 104,835 interactions."""
-
-    domain = "games"

@@ -69,8 +69,6 @@ class SyntheticCatalog(InteractionDataModule):
         ValueError: an argument out of its range.
     """
 
-    domain = "books"
-
     def __init__(
         self,
         num_readers: int = 1000,

@@ -12,8 +12,6 @@ Pair = tuple[int, int]
 
 
 class InMemory(InteractionDataModule):
-    domain = "items"
-
     def __init__(self, interactions: Interactions, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._given = interactions

@@ -39,10 +39,6 @@ def test_a_folder_loads(folder: Path, module: type[AmazonBooks]) -> None:
     assert data.noise_mask.sum() == 0
 
 
-def test_each_data_set_says_what_its_items_are() -> None:
-    assert [module.domain for module in (AmazonBooks, Yelp, Steam)] == ["books", "local businesses", "games"]
-
-
 @pytest.mark.parametrize("name", ["trn_mat.pkl", "val_mat.pkl", "tst_mat.pkl"])
 def test_a_missing_file_is_named(folder: Path, name: str) -> None:
     (folder / name).unlink()
