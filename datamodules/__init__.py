@@ -1,4 +1,4 @@
-"""Data modules: RLMRec's data sets, RecBole's atomic files, and a synthetic catalog with a known ground truth."""
+"""Data modules for RLMRec's data sets, RecBole's atomic files, and a synthetic catalog whose ground truth is known."""
 
 from llmhd_pl.datamodules.atomic import AtomicFiles
 from llmhd_pl.datamodules.base import InteractionDataModule, TrainBatches

@@ -1,4 +1,4 @@
-"""Amazon-Books, Yelp and Steam in RLMRec's layout (github.com/HKUDS/RLMRec), with the text of the items."""
+"""Amazon-Books, Yelp and Steam in the layout of RLMRec (github.com/HKUDS/RLMRec), with the text of the items."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,19 @@ from llmhd_pl.datamodules.pickles import load_matrix, load_pickle
 
 
 def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
-    """The text fields of each item, from ``items.jsonl`` or RLMRec's ``itm_prf.pkl``; empty where there is neither.
+    """Read the text of the items from ``items.jsonl`` or, if there is none, from RLMRec's ``itm_prf.pkl``.
+
+    Args:
+        folder: The folder of the data set.
+        num_items: The number of items.
+
+    Returns:
+        The text fields of each item, without empty ones; an empty list if the folder has neither file.
 
     Raises:
-        ValueError: a line that is no JSON object, a line out of place, or an item that does not exist.
+        RefusedPickleError: If ``itm_prf.pkl`` names a class, which a dict of texts does not need.
+        ValueError: If a line is not a JSON object, stands in the wrong place or is missing, a profile is malformed or
+            names an item that does not exist, or a file is damaged.
     """
     lines, profiles = folder / "items.jsonl", folder / "itm_prf.pkl"
     if lines.is_file():
@@ -24,7 +33,7 @@ def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
             for number, line in enumerate(file, start=1):
                 try:
                     item = json.loads(line)
-                except (ValueError, RecursionError) as error:  # also text that is not UTF-8
+                except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
                     raise ValueError(f"{lines}, line {number}: not JSON ({error}).") from error
                 if not isinstance(item, dict) or item.get("item") != number - 1:
                     raise ValueError(f'{lines}, line {number}: expected an object with "item": {number - 1}.')
@@ -49,23 +58,20 @@ def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
 
 
 class RLMRecDataModule(InteractionDataModule):
-    """A folder with ``trn_mat.pkl``, ``val_mat.pkl``, ``tst_mat.pkl`` (users x items) and the items' text.
+    """A folder in RLMRec's layout: ``trn_mat.pkl``, ``val_mat.pkl`` and ``tst_mat.pkl``, each users x items.
 
-    ``items.jsonl`` (one object a line, line k is item k) or RLMRec's ``itm_prf.pkl`` gives the text; ``low_mat.pkl``,
-    a matrix of interactions that were rated low, feeds ``noise_source="low_rating"``. Both are optional.
+    Two kinds of files are optional: the text of the items in ``items.jsonl`` (one JSON object per line, line k for item
+    k) or in RLMRec's ``itm_prf.pkl``, and the matrix ``low_mat.pkl`` of interactions with a low rating, from which
+    ``noise_source="low_rating"`` draws.
 
     Args:
-        data_dir: the folder.
-        batch_size: see ``InteractionDataModule``, as for all that follow.
-        eval_batch_size: users ranked at once.
-        noise_ratio: noise added to train.
-        noise_source: where the noise comes from.
-        negative_lifetime: epochs for which a negative stays with its sample.
-        seed: seed of noise, order and negatives.
-
-    Raises:
-        FileNotFoundError: a matrix is missing.
-        ValueError: a file that cannot be read or that contradicts another; the message names it.
+        data_dir: The folder.
+        batch_size: The number of samples per optimiser step, over all devices together.
+        eval_batch_size: The number of users ranked at once on each device.
+        noise_ratio: The amount of noise added to the training split, as a share of its size.
+        noise_source: "random" for unobserved pairs, "low_rating" for the interactions in ``low_mat.pkl``.
+        negative_lifetime: The number of epochs for which a negative stays with its sample.
+        seed: The seed of the noise, the order and the negatives.
     """
 
     def __init__(
@@ -82,7 +88,13 @@ class RLMRecDataModule(InteractionDataModule):
         self.data_dir = Path(data_dir)
 
     def load(self) -> Interactions:
-        """Read the matrices and the text."""
+        """Read the matrices and the text of the items.
+
+        Raises:
+            FileNotFoundError: If the folder or one of the three matrices is missing.
+            RefusedPickleError: If a pickle names a class other than the array classes of NumPy and SciPy.
+            ValueError: If a file cannot be read or contradicts another; the message names it.
+        """
         if not self.data_dir.is_dir():
             raise FileNotFoundError(
                 f"There is no folder {self.data_dir}. Set --data.data_dir to the folder that holds trn_mat.pkl."
@@ -115,12 +127,12 @@ class RLMRecDataModule(InteractionDataModule):
 
 
 class AmazonBooks(RLMRecDataModule):
-    """Amazon-Books, RLMRec's split: 11,000 users, 9,332 items, 120,464 / 40,290 / 40,106 interactions."""
+    """RLMRec's split of Amazon-Books: 11,000 users, 9,332 items, 120,464 / 40,290 / 40,106 interactions."""
 
 
 class Yelp(RLMRecDataModule):
-    """Yelp, RLMRec's split: 11,091 users, 11,010 items, 166,620 / 55,479 / 55,436 interactions."""
+    """RLMRec's split of Yelp: 11,091 users, 11,010 items, 166,620 / 55,479 / 55,436 interactions."""
 
 
 class Steam(RLMRecDataModule):
-    """Steam, RLMRec's split: 23,310 users, 5,237 items, 316,190 / 104,897 / 104,835 interactions."""
+    """RLMRec's split of Steam: 23,310 users, 5,237 items, 316,190 / 104,897 / 104,835 interactions."""
