@@ -56,7 +56,7 @@ def test_hard_candidates_are_kept_and_the_rest_of_the_noise_set_is_dropped(
     positive = scores_of(data, data.train_items)
     found = 0
     for epoch in range(EPOCHS):
-        negative = scores_of(data, data._sampler.draw(epoch))
+        negative = scores_of(data, data.negative_sampler.draw(epoch))
         if rule == "paper" and objective == "bpr":
             hard = positive - negative < ramped(epoch, 7, 3)
         elif rule == "paper":
@@ -72,7 +72,7 @@ def test_hard_candidates_are_kept_and_the_rest_of_the_noise_set_is_dropped(
         if epoch + 1 < EPOCHS:
             weights = after.weights[epoch].float()
             if objective == "bce":  # a new sampled item counts fully
-                weights[data._sampler.draw(epoch) != data._sampler.draw(epoch + 1), 1] = 1.0
+                weights[data.negative_sampler.draw(epoch) != data.negative_sampler.draw(epoch + 1), 1] = 1.0
             assert torch.equal(module.weights[epoch + 1], weights)
         found += int((expected == HARD).sum())
     assert found > 5
@@ -89,7 +89,7 @@ def test_joint_decides_which_fraction_is_dropped(tmp_path: Path, scored: str, ob
         positive = scores_of(data, data.train_items)
         if scored == "candidates":
             positive = positive.where(first, NAN)
-        negative = scores_of(data, data._sampler.draw(epoch)).where(second, NAN)
+        negative = scores_of(data, data.negative_sampler.draw(epoch)).where(second, NAN)
         agreement = positive if objective == "bpr" else torch.stack([positive, -negative], dim=1)
         losses, rate = module.losses[epoch].clone(), ramped(epoch, 0, 0.3)
         if objective == "bce" and epoch == 0:  # sampled items are new, and the rate is of all
@@ -132,7 +132,7 @@ def test_only_candidates_are_asked_about(
     users = data.train_users
     for epoch in range(EPOCHS):
         candidates = before.status[epoch] == CANDIDATE
-        for column, items in enumerate([data.train_items, data._sampler.draw(epoch)]):
+        for column, items in enumerate([data.train_items, data.negative_sampler.draw(epoch)]):
             wanted = candidates if candidates.dim() == 1 else candidates[:, column]
             expected = list(zip(users[wanted].tolist(), items[wanted].tolist(), strict=True))
             if column == 0:

@@ -48,9 +48,9 @@ def expected_revisions(
     result = []
     for epoch in range(EPOCHS):
         rate = 0.3 * min(6 * (epoch + 1) / 10, 1)
-        negatives = data._sampler.draw(epoch)
+        negatives = data.negative_sampler.draw(epoch)
         if epoch:
-            changed = (negatives != data._sampler.draw(epoch - 1)).numpy()
+            changed = (negatives != data.negative_sampler.draw(epoch - 1)).numpy()
             item_since[changed] = epoch
             liked_flags = [0 if new else flags for flags, new in zip(liked_flags, changed, strict=True)]
         first = np.full(n, max(0, epoch - WINDOW + 1))

@@ -57,7 +57,7 @@ def test_what_the_steps_said_is_in_the_store(tmp_path: Path, objective: str) -> 
     assert torch.equal(store.losses, module.losses[3])
     assert torch.equal(store.positive, module.positive[[3, 1, 2]])  # epoch 3 has taken the row of epoch 0
     assert torch.equal(store.negative, module.negative[[3, 1, 2]])
-    assert torch.equal(store.negative_item.long(), data._sampler.draw(3))
+    assert torch.equal(store.negative_item.long(), data.negative_sampler.draw(3))
     positive, negative = store.variances()
     torch.testing.assert_close(positive, module.positive[1:].var(dim=0, correction=0))
     torch.testing.assert_close(negative, module.negative[1:].var(dim=0, correction=0))

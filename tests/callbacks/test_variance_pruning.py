@@ -101,7 +101,7 @@ def test_sampled_items_that_are_drawn_anew_are_never_dropped(tmp_path: Path) -> 
     for epoch in range(3):
         dropped = watch.weights[epoch] == 0
         assert int(dropped.sum()) == round(0.2 * dropped.numel())  # as many as of all, but observed ones,
-        stayed = data._sampler.draw(epoch) == data._sampler.draw(epoch - 1)  # and here and there, by chance, another
+        stayed = data.negative_sampler.draw(epoch) == data.negative_sampler.draw(epoch - 1)  # and some by chance
         assert not dropped[~stayed, 1].any() and (epoch == 0 or stayed.any())
 
 

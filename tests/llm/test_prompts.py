@@ -86,7 +86,7 @@ def test_the_domains_differ_and_none_speaks_of_another() -> None:
         assert not re.search(others, " ".join(prompts.texts.values()))
 
 
-@pytest.mark.parametrize("domain", ["items", "local businesses", SyntheticCatalog.domain])
+@pytest.mark.parametrize("domain", ["items", "local businesses", "books"])
 def test_the_data_modules_words_for_their_items_are_known(domain: str) -> None:
     assert Prompts.load(domain).name == {"items": "neutral", "local businesses": "businesses"}.get(domain, domain)
 
