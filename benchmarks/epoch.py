@@ -1,6 +1,6 @@
 """Time of one training epoch on Yelp: ours, the bare loop, and the same model on PyG's LGConv, side by side.
 
-    python benchmarks/epoch.py --data_dir ../shared/data/yelp
+    python benchmarks/epoch.py --data_dir data/yelp
 
 All three train LightGCN (d = 64, 2 layers, BPR with L2, fused Adam) on the same batches of 1024. "bare loop" does our
 operations without Lightning; "LGConv" runs under the same Trainer, with the propagation by PyG's layer on edge_index.
@@ -120,7 +120,7 @@ def time_backbones(data: Yelp, rounds: int) -> None:
 def main() -> None:
     """Run the rounds and print the medians and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--data_dir", default="data/yelp")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--backbones", action="store_true", help="time every backbone")
     arguments = parser.parse_args()

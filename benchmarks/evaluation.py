@@ -1,6 +1,6 @@
 """Time of a full-rank evaluation on Yelp's test users: ours against torchmetrics' retrieval metrics.
 
-    python benchmarks/evaluation.py --data_dir ../shared/data/yelp
+    python benchmarks/evaluation.py --data_dir data/yelp
 
 Both get the same predictions, users x items with the seen items at -inf, and give Recall and NDCG at 10. torchmetrics
 takes them flat, with the index of the user beside each prediction.
@@ -56,7 +56,7 @@ def theirs(predictions: torch.Tensor, batches: EvaluationBatches) -> tuple[float
 def main() -> None:
     """Time both on the same predictions, ours three times, and print the ratio."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--data_dir", default="data/yelp")
     arguments = parser.parse_args()
     keep_freed_memory()  # as train.py does
     data = Yelp(arguments.data_dir)

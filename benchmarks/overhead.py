@@ -1,6 +1,6 @@
 """What recording, pruning and weighting cost: LightGCN on Yelp with the method's callbacks and without.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py --data_dir ../shared/data/yelp
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py --data_dir data/yelp
 
 One fit (d = 64, 2 layers, batch 1024, 20 % random noise) in which the callbacks act in every second epoch, so that a
 machine that changes its speed changes it for both. The judge answers at once from a formula: no time of a language
@@ -111,7 +111,7 @@ class Alternate(Callback):
 def main() -> None:
     """Train, and print the medians, their ratio, and where the time went."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--data_dir", default="data/yelp")
     parser.add_argument("--rounds", type=int, default=8, help="epochs of each kind, after two that do not count")
     parser.add_argument("--negative_lifetime", type=int, default=1)
     parser.add_argument("--max_drop_rate", type=float, default=0.2)

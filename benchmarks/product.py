@@ -1,6 +1,6 @@
 """Time of LightGCN's two layers, ours against PyTorch's CSR product (MKL on a CPU), on Yelp with 20 % noise.
 
-    OMP_NUM_THREADS=1 python benchmarks/product.py --data_dir ../shared/data/yelp
+    OMP_NUM_THREADS=1 python benchmarks/product.py --data_dir data/yelp
 
 Both take the mean of E, A E and A A E of embeddings E [users + items, 64], in turns; freed memory is kept.
 """
@@ -25,7 +25,7 @@ DIM, ROUNDS = 64, 100
 def main() -> None:
     """Print both times, their ratio, and how far the results are apart."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--data_dir", default="data/yelp")
     data = Yelp(parser.parse_args().data_dir, noise_ratio=0.2)
     data.prepare_data()
     data.setup("fit")

@@ -1,8 +1,8 @@
 """Study 1: do hard samples vary more across epochs than noise?
 
-    python studies/variance.py --data_root ../shared/data
+    python studies/variance.py --data_root data
 
-The observation (SRNS, Ding et al., NeurIPS 2020) that variance pruning rests on (PAPER.md, section 2), measured on
+The observation (SRNS, Ding et al., NeurIPS 2020) that variance pruning rests on (docs/paper.md, section 2), measured on
 plain training without any denoising. *Noise* is what the data says is noise: misclicks (synthetic catalog), 20 % random
 pairs (Yelp), ratings below 4 (ml-100k). *Hard* is what was planted as such (synthetic catalog); elsewhere, what is
 right and among the fifth of the samples with the highest losses. The AUC is the probability that the prediction of a
@@ -131,7 +131,7 @@ def plot(looks: dict[tuple[str, str], Look]) -> None:
 def main() -> None:
     """Run the study, print and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data_root", type=Path, default=Path("data"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []
