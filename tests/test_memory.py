@@ -19,7 +19,7 @@ print(int(statistics.median(after - before for before, after in zip(faults[9:], 
 
 
 def page_faults(call: str) -> int:
-    """Page faults per block that is taken and freed. It runs in its own process, because the setting cannot be undone."""
+    """Page faults per block that is taken and freed, in a process of its own, because the setting cannot be undone."""
     script = [sys.executable, "-c", PAGE_FAULTS.format(call=call)]
     return int(subprocess.run(script, capture_output=True, text=True, check=True).stdout)
 
