@@ -1,10 +1,10 @@
-"""How many prompts the method would ask, counted on a real training, beside what ``estimate`` says beforehand.
+"""How many prompts the method would ask in a real training, beside what ``estimate`` says beforehand.
 
-    python benchmarks/llm_calls.py --data_dir ../shared/data/amazon-books
+    python benchmarks/llm_calls.py --data_dir data/amazon-books
 
-Trains LightGCN with 5 % random noise and follows the paper's selection (PAPER.md, sections 1, 2 and 4) without acting
-on it: the noise set by loss, candidates by the variance of either prediction, confident items, revised preferences.
-What was asked about before, under the same preference, would come from the cache and is not counted.
+Trains LightGCN with 5 % random noise and follows the paper's selection (docs/paper.md, sections 1, 2 and 4) without
+acting on it: the noise set by loss, candidates by the variance of either prediction, confident items and revised
+preferences. What was asked about before, with the same preference, would come from the cache and is not counted.
 """
 
 import argparse
@@ -28,7 +28,7 @@ SETTINGS = [(alpha, eps_l_max) for alpha in (3000, 10_000) for eps_l_max in (0.0
 
 
 class Selection:
-    """The samples that one setting of (alpha, eps_l_max) would ask about."""
+    """The samples that are asked about with one setting of alpha and eps_l_max."""
 
     def __init__(self, alpha: int, eps_l_max: float, users: Tensor) -> None:
         self.alpha, self.eps_l_max, self.users = alpha, eps_l_max, users
@@ -38,7 +38,14 @@ class Selection:
         self.calls = {T_SCORE: 0, T_FP: 0, T_FN: 0}
 
     def step(self, steps: int, losses: Tensor, variances: Tensor, redrawn: bool) -> None:
-        """One epoch: losses [n], variances [2, n]."""
+        """Select after an epoch.
+
+        Args:
+            steps: The steps so far.
+            losses: The loss of each sample, [n].
+            variances: The variance of the prediction for its observed and its drawn item, [2, n].
+            redrawn: Whether this epoch has new negatives.
+        """
         if redrawn:
             self.asked[1], self.flags[1] = False, 0
         noise = losses.topk(int(len(losses) * min(self.eps_l_max * steps / self.alpha, self.eps_l_max))).indices
@@ -59,7 +66,7 @@ class Selection:
 
 
 class Follow(Callback):
-    """Keeps losses and predictions of the last epochs and hands them to the selections."""
+    """Keeps the losses and predictions of the last epochs and passes them to the selections."""
 
     def __init__(self, users: Tensor) -> None:
         self.selections = [Selection(alpha, eps_l_max, users) for alpha, eps_l_max in SETTINGS]
@@ -74,13 +81,13 @@ class Follow(Callback):
         batch: dict[str, Tensor],
         batch_idx: int,
     ) -> None:
-        """Write the batch's rows."""
+        """Write the rows of the batch."""
         self.losses[batch["sample"]] = outputs["losses"]
         scores = torch.stack([outputs["positive_score"], outputs["negative_score"]])
         self.scores[trainer.current_epoch % LIFETIME, :, batch["sample"]] = scores
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Select. A drawn item's variance is over the epochs since it was drawn."""
+        """Select. The variance of a drawn item is taken over the epochs since it was drawn."""
         epoch = trainer.current_epoch
         positive = self.scores[: epoch + 1, 0].var(0, correction=0)
         negative = self.scores[: epoch % LIFETIME + 1, 1].var(0, correction=0)
@@ -92,7 +99,7 @@ class Follow(Callback):
 def main() -> None:
     """Train, and print the counts and the estimates."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/amazon-books")
+    parser.add_argument("--data_dir", default="data/amazon-books", help="the folder of the data set")
     parser.add_argument("--epochs", type=int, default=35)
     arguments = parser.parse_args()
     seed_everything(0, verbose=False)

@@ -1,11 +1,11 @@
-"""Pairs per second of the language model: ours, one ``generate`` per pair, and the paper's way, on one model.
+"""Pairs per second of a language model: ours, one ``generate`` per pair, and the paper's way, with the same model.
 
     python benchmarks/scoring.py
 
-The model is Llama-shaped, random, and has 300M parameters; preferences have 400 tokens, items 40, and each user is
-asked about 20. "one generate per pair" reads the whole prompt for one token, "written as in the paper" for the 8 tokens
-of ``<s>N</s>``. Ours is ``QuantizedLLM.score`` with all that belongs to it: tokens, answers, cache. The rounds
-alternate, so that a machine that changes its speed changes it for all, and every round has users of its own.
+The model is a random Llama with 300M parameters. Preferences have 400 tokens, items have 40, and each user is asked
+about 20 items. "one generate per pair" reads the whole prompt for one token, "written as in the paper" for the 8 tokens
+of ``<s>N</s>``. Ours is all of ``QuantizedLLM.score``, including tokenising, reading the answers, and the cache. The
+ways take turns, so that a machine that changes its speed affects all of them, and every round has its own users.
 """
 
 import argparse
@@ -29,16 +29,16 @@ from llmhd_pl.llm.prompts import Prompts
 from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
 
 DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS = "books", 400, 40, 20
-ANSWER_TOKENS = 8  # <s>N</s> and the end, where no tag is a token
-SLOW_PAIRS = 4  # in a round, of the two slow ways
-WANTED = (6, 10)  # times the pairs per second of the two slow ways
+ANSWER_TOKENS = 8  # <s>N</s> and the end of text, if the tags are no tokens of their own
+SLOW_PAIRS = 4  # the pairs of a round for the two slow ways
+WANTED = (6, 10)  # how many times faster than the two slow ways ours should be
 
 RNG = random.Random(0)
 WORDS = ["".join(RNG.choice("bdfgklmnprstv") + RNG.choice("aeiou") for _ in range(3)) for _ in range(3000)]
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE that knows the words of the prompts and of the texts, as a trained one knows English."""
+    """Train a byte-level BPE that knows the words of the prompts and texts, as a real one knows English."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -55,7 +55,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_model(folder: str, layers: int) -> int:
-    """Save the random model and its tokenizer as the hub would have them; the number of its parameters."""
+    """Save a random model and its tokenizer as the hub would have them, and return the number of parameters."""
     torch.manual_seed(0)
     tokenizer = make_tokenizer()
     config = LlamaConfig(
@@ -75,7 +75,7 @@ def save_model(folder: str, layers: int) -> int:
 
 
 def text(scorer: QuantizedLLM, tokens: int) -> str:
-    """Random words, of as many tokens."""
+    """Return random words with about so many tokens."""
     words = RNG.choices(WORDS, k=tokens)
     while scorer.count_tokens(" ".join(words)) > tokens:
         words.pop()
@@ -83,7 +83,7 @@ def text(scorer: QuantizedLLM, tokens: int) -> str:
 
 
 def seconds(work: Callable[[], object], device: str) -> float:
-    """Time of a call, the device's part included."""
+    """Return the time of a call, including what it left to the device."""
     start = time.perf_counter()
     work()
     if device == "cuda":
@@ -94,7 +94,7 @@ def seconds(work: Callable[[], object], device: str) -> float:
 def measure(
     folder: str, quantization: Quantization, device: str, rounds: int, per_round: int
 ) -> dict[str, list[float]]:
-    """Pairs per second of the four ways, a value per round."""
+    """Return the pairs per second of the four ways, one value per round."""
     cache = str(Path(folder) / f"{quantization}.sqlite")
 
     def make_scorer() -> QuantizedLLM:
@@ -105,13 +105,13 @@ def measure(
     ours.prepare(items, torch.empty(0, 2, dtype=torch.int64))
     texts = [text(ours, PREFERENCE_TOKENS) for _ in range((rounds + 1) * per_round)]
     preferences: dict[int, str] = dict(enumerate(texts))
-    lm = ours._causal_lm
+    lm = ours.causal_lm
     endings = [ours.prompts.score_suffix(item["title"]) for item in items]
 
     def generate(user: int, tokens: int) -> None:
         for ending in endings[:SLOW_PAIRS]:
             prompt = ours.prompts.score_prefix(preferences[user]) + ending
-            ids = torch.tensor([[*lm._before, *lm.encode(prompt), *lm._after]], device=device)
+            ids = torch.tensor([[*lm.before, *lm.encode(prompt), *lm.after]], device=device)
             lm.model.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
@@ -143,18 +143,23 @@ def measure(
         len(everything) / seconds(lambda: again.score(preferences, everything), device)
     ]
     count = again.usage.templates["T_score"]
-    if (count.calls, count.cache_hits, "_causal_lm" in vars(again)) != (0, len(everything), False):
+    if (count.calls, count.cache_hits, "causal_lm" in vars(again)) != (0, len(everything), False):
         raise RuntimeError(f"The cache was warm, and the model was asked: {count}.")
     return speeds
 
 
 def main() -> None:
-    """Measure both kinds of weights and print the speeds and their ratios."""
+    """Measure both kinds of weights, and print the speeds and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--users", type=int, default=8, help="of a round; they share one reading of role and scale")
-    parser.add_argument("--layers", type=int, default=20, help="20 are 300M parameters")
+    parser.add_argument(
+        "--users",
+        type=int,
+        default=8,
+        help="the users of a round; the role and the scale are read once for all of them",
+    )
+    parser.add_argument("--layers", type=int, default=20, help="20 layers are 300M parameters")
     arguments = parser.parse_args()
     transformers.utils.logging.disable_progress_bar()
     table = Table("weights", "way", "pairs/s: median", "min", "max", "ours is", "wanted", title="benchmarks/scoring.py")

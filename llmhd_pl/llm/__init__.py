@@ -1,1 +1,1 @@
-"""The language model side of the method: who judges an item for a user, what it is asked, and what it answered."""
+"""The language model side of the method: who judges an item for a user, what is asked, and what was answered."""

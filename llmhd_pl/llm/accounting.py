@@ -1,4 +1,4 @@
-"""What the language model costs: tokens used so far, a hard budget, and an estimate before anything is asked."""
+"""What the language model costs: the tokens so far, a hard budget, and an estimate before anything is asked."""
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -6,26 +6,28 @@ from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
-from llmhd_pl.llm.prompts import MAX_WORDS, T_FN, T_FP, T_SCORE, T_SUM, Prompts, approximate_tokens
+from llmhd_pl.llm.prompts import MAX_WORDS, T_FN, T_FP, T_SCORE, T_SUM, Prompts
+from llmhd_pl.llm.texts import approximate_tokens
 
-# Shares of the noise set's size, as LightGCN showed them on Amazon-Books (benchmarks/llm_calls.py, docs/llm.md): what
-# is new in it from one epoch to the next while the negatives stay, and the observed items that become confident.
+# Relative to the size of the noise set, as counted with LightGCN on Amazon-Books (benchmarks/llm_calls.py):
+# the samples that are new in it from one epoch to the next while the negatives stay the same, and the observed items
+# that become confident false positives in an epoch.
 _NEW_SUSPECTS = 0.10
 _NEW_FALSE_POSITIVES = 0.15
 
-_WORDS = ("word " * MAX_WORDS).strip()  # stands for a summary or a profile of full length
+_WORDS = ("word " * MAX_WORDS).strip()  # in place of a summary or a profile of full length
 
 
 @dataclass
 class Count:
-    """What one template has cost.
+    """What the prompts of one template have cost.
 
     Attributes:
-        calls: prompts that the model was given.
-        cache_hits: prompts whose answer was in the cache.
-        prompt_tokens: tokens of the prompts in ``calls``, whole ones: a prefix computed once counts in each.
-        answer_tokens: tokens that the model generated.
-        unanswered: prompts without a valid answer, and prompts not asked because the budget was used up.
+        calls: The prompts that the model was given.
+        cache_hits: The prompts whose answer was in the cache.
+        prompt_tokens: The tokens of the prompts in ``calls``. A prefix that is computed once counts in each of them.
+        answer_tokens: The tokens that the model generated.
+        unanswered: The prompts without a valid answer, including those not asked because the budget was used up.
     """
 
     calls: int = 0
@@ -39,19 +41,23 @@ _COLUMNS = tuple(field.name for field in fields(Count))
 
 
 class Usage:
-    """Calls and tokens, per template."""
+    """Calls and tokens per template.
+
+    Attributes:
+        templates: The counts of each template by its name, such as ``T_score``.
+    """
 
     def __init__(self) -> None:
         self.templates: dict[str, Count] = {}
 
     @property
     def tokens(self) -> int:
-        """Tokens of prompts and answers, over all templates."""
+        """The tokens of prompts and answers over all templates."""
         return sum(count.prompt_tokens + count.answer_tokens for count in self.templates.values())
 
     @property
     def calls(self) -> int:
-        """Prompts that were asked, over all templates."""
+        """The prompts that were asked over all templates."""
         return sum(count.calls for count in self.templates.values())
 
     def add(
@@ -63,37 +69,37 @@ class Usage:
         answer_tokens: int = 0,
         unanswered: int = 0,
     ) -> None:
-        """Add to the counts of a template; the arguments are those of ``Count``.
+        """Add to the counts of a template.
 
         Args:
-            template: its name, such as ``T_score``.
-            calls: see ``Count``, as for all that follow.
-            cache_hits: answers from the cache.
-            prompt_tokens: tokens given.
-            answer_tokens: tokens generated.
-            unanswered: prompts without an answer.
+            template: The name of the template, such as ``T_score``.
+            calls: The prompts that the model was given; for this and the following see ``Count``.
+            cache_hits: The prompts whose answer was in the cache.
+            prompt_tokens: The tokens of the prompts.
+            answer_tokens: The tokens that the model generated.
+            unanswered: The prompts without a valid answer.
         """
         count = self.templates.setdefault(template, Count())
         for name, number in zip(_COLUMNS, (calls, cache_hits, prompt_tokens, answer_tokens, unanswered), strict=True):
             setattr(count, name, getattr(count, name) + number)
 
     def state_dict(self) -> dict[str, dict[str, int]]:
-        """The counts as plain Python, for a checkpoint."""
+        """Return the counts as plain Python, for a checkpoint."""
         return {template: asdict(count) for template, count in self.templates.items()}
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, int]]) -> None:
-        """Replace the counts by those of ``state_dict``.
+        """Replace the counts by those of a state dict.
 
         Args:
-            state: what ``state_dict`` returned.
+            state: What ``state_dict`` returned.
         """
         self.templates = {template: Count(**count) for template, count in state.items()}
 
     def table(self, title: str = "Language model") -> Table:
-        """The counts as a table for the terminal: a row per template, and their sum.
+        """Return the counts as a table for the terminal, with one row per template and their sum.
 
         Args:
-            title: stands above the table.
+            title: The title of the table.
         """
         table = Table(title=title)
         table.add_column("template")
@@ -109,17 +115,21 @@ class Usage:
 
 
 class Budget:
-    """Stops asking before a number of tokens is exceeded.
+    """Ends the asking before a number of tokens is exceeded.
 
-    Ask ``admits`` before everything that is asked, and add what it cost to the usage after it. The first thing that
-    does not fit ends the asking for the rest of the run, so that it does not go on with whatever is small enough.
+    Call ``admits`` before asking anything, and afterwards add the cost to the usage. The first prompts that do not fit
+    end the asking for the rest of the run, so that it does not go on with whatever is small enough.
 
     Args:
-        usage: what has been used; a run that is resumed goes on with what it had used.
-        max_tokens: prompts and answers, whole prompts also where a prefix is computed once; None is no limit.
+        usage: The tokens so far. A resumed run continues with what it had used before.
+        max_tokens: The limit on the tokens of prompts and answers. Prompts count in full, even if their prefix is
+            computed once. None is no limit.
+
+    Attributes:
+        exhausted: Whether something did not fit.
 
     Raises:
-        ValueError: a negative limit.
+        ValueError: If the limit is negative.
     """
 
     def __init__(self, usage: Usage, max_tokens: int | None = None) -> None:
@@ -129,12 +139,13 @@ class Budget:
         self.exhausted = False
 
     def admits(self, template: str, prompts: int, tokens: int) -> bool:
-        """Whether some prompts may be asked. If not, they are counted as unanswered: do not ask them.
+        """Return whether some prompts may be asked. If not, they count as unanswered, and must not be asked.
 
         Args:
-            template: the template's name.
-            prompts: how many they are.
-            tokens: the most that they can cost, with answers at full length, and what was admitted but is not yet used.
+            template: The name of the template.
+            prompts: The number of prompts.
+            tokens: The most tokens that they can cost, with answers of full length, plus those of prompts that were
+                admitted but are not yet part of the usage.
         """
         if self.max_tokens is None:
             return True
@@ -142,8 +153,8 @@ class Budget:
             self.exhausted = True
             warnings.warn(
                 f"The token budget is used up: {self.usage.tokens:,} of max_tokens={self.max_tokens:,}, and what is "
-                f"asked next needs up to {tokens:,}. From here on the language model is not asked; what it would have "
-                "decided stays with the loss. Resume with a higher max_tokens to go on.",
+                f"asked next needs up to {tokens:,}. From here on the language model is not asked, and the loss alone "
+                "decides. Resume with a higher max_tokens to go on.",
                 stacklevel=2,
             )
         if self.exhausted:
@@ -169,43 +180,46 @@ def estimate(
     max_history_tokens: int | None = None,
     count_tokens: Callable[[str], int] = approximate_tokens,
 ) -> Usage:
-    """Estimate what a run will ask, before anything is asked. A cache that is already filled makes it cheaper.
+    """Estimate what a run will ask, before anything is asked. A cache that already has answers makes it cheaper.
 
-    T_sum is exact up to the length of its answers. For the rest (PAPER.md, sections 1 to 4) only the number of
-    suspicious samples is known beforehand, not how often they are the same ones, which the cache answers. Assumed:
+    T_sum is exact up to the length of its answers. For the rest (docs/paper.md, sections 1 to 4), only the number of
+    suspicious samples is known beforehand, but not how often they are the same ones, which the cache answers. The
+    estimate assumes:
 
-    * New negatives make a new noise set; until they are redrawn, a tenth of it changes per epoch. The observed items of
-      a new noise set have been asked about with the probability of any observed item.
-    * The two variance lists are independent: 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are
-      drawn anew in every epoch have no variance: then eps_v are.
-    * Of as many observed items as the noise set has, 15 % become confident false positives per epoch; as many drawn
-      items as it has become confident false negatives once in their life, if they live for ``eps_gamma`` epochs.
+    * New negatives make a new noise set. Until they are redrawn, a tenth of it changes per epoch. An observed item of a
+      new noise set has been asked about with the same probability as any other observed item.
+    * The two variance lists are independent, so 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are
+      redrawn in every epoch have no variance; then the share is eps_v.
+    * Per epoch, as many observed items become confident false positives as 15 % of the noise set. Once in the life of
+      the negatives, as many of them become confident false negatives as the noise set has samples, provided that they
+      live for ``eps_gamma`` epochs.
     * Suspicious samples are spread over the users at random. When a preference is revised, the user's candidates are
       asked about again.
     * Summaries and profiles have their full length.
 
     Args:
-        prompts: the prompts.
-        profiles: the text of every item.
-        histories: the items of every user in train; users without any are not asked about.
-        epochs: epochs that the run will take.
-        batch_size: samples of a step.
-        eps_l_max: share of the noise set after the ramp, above 0, at most 1.
-        alpha: length of the ramp, in steps.
-        eps_v: share of each of the two variance lists that become candidates, 0 to 1.
-        eps_gamma: epochs after which a flagged item is confident; None where preferences are never revised.
-        negative_lifetime: epochs for which a negative stays with its sample.
-        negatives: whether the drawn item of a candidate is asked about too, as the paper's rule needs it.
-        everything: whether all observed items are asked about, and not the candidates.
-        score_answer_tokens: 1 for scoring by probabilities; about 8 for generated ``<s>N</s>``.
-        max_history_tokens: budget of ``sample_history``; None is no limit.
-        count_tokens: tokens of a text; give the model's tokenizer for figures that can be relied on.
+        prompts: The prompts.
+        profiles: The profile of every item.
+        histories: The training items of every user; users without interactions are not asked about.
+        epochs: The number of epochs of the run.
+        batch_size: The samples of a step.
+        eps_l_max: The share of the noise set after the ramp, above 0 and at most 1.
+        alpha: The length of the ramp in steps.
+        eps_v: The share of each of the two variance lists that become candidates, 0 to 1.
+        eps_gamma: The number of epochs in which an item must be flagged to be confident. None means that preferences
+            are never revised.
+        negative_lifetime: The number of epochs that a negative stays with its sample.
+        negatives: Whether the negative of a candidate is asked about too, as the paper's rule needs it.
+        everything: Whether all observed items are asked about instead of the candidates.
+        score_answer_tokens: The tokens of a score: 1 for scoring by probabilities, about 8 for a written ``<s>N</s>``.
+        max_history_tokens: The most tokens of a history, as for ``sample_history``. None is no limit.
+        count_tokens: A function that counts the tokens of a text. Use the model's tokenizer for reliable figures.
 
     Returns:
-        Calls and tokens per template, whole prompts also where a prefix is computed once.
+        Calls and tokens per template. Prompts count in full, even if their prefix is computed once.
 
     Raises:
-        ValueError: no history at all.
+        ValueError: If no user has a history.
     """
     sizes = [len(history) for history in histories if len(history)]
     if not sizes:
@@ -215,10 +229,11 @@ def estimate(
     history_tokens = [sum(lengths[item] for item in history) for history in histories if len(history)]
     if max_history_tokens is not None:
         history_tokens = [min(tokens, max_history_tokens) for tokens in history_tokens]
-    # An item of a suspicious sample: the observed ones have the histories' mean, the drawn ones the catalog's.
+    # The mean length of the items in suspicious samples: of observed items over the histories, of drawn ones over the
+    # catalog.
     observed = sum(lengths[item] for history in histories for item in history) / samples
     drawn = sum(lengths) / len(lengths)
-    # Of each prompt, what is not item, and of the answer.
+    # The tokens of each prompt without its items, and of a written answer.
     line = count_tokens("10. x\n")
     sum_fixed = count_tokens(prompts.summarize(["x"])) - line
     score_fixed = count_tokens(prompts.score_prefix(_WORDS) + prompts.score_suffix("x")) - line
@@ -227,8 +242,8 @@ def estimate(
 
     usage = Usage()
     usage.add(T_SUM, users, 0, users * sum_fixed + sum(history_tokens), users * written)
-    observed_pairs = drawn_pairs = 0.0  # asked about with T_score
-    asked = 0.0  # samples whose observed item was asked about under the user's present preference
+    observed_pairs = drawn_pairs = 0.0  # that T_score asks about
+    asked = 0.0  # samples whose observed item was asked about with the user's current preference
     revisions = {T_FP: [0.0, 0.0], T_FN: [0.0, 0.0]}  # calls, items
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0
     for epoch in range(1, epochs + 1):
@@ -250,7 +265,7 @@ def estimate(
                 T_FN: noise if age == eps_gamma else 0.0,
             }
             for template, items in confident.items():
-                hit = 1 - (1 - 1 / users) ** items  # probability of a user to have one of them
+                hit = 1 - (1 - 1 / users) ** items  # the probability that a user has one of them
                 revised = 1 - (1 - revised) * (1 - hit)
                 revisions[template][0] += users * hit
                 revisions[template][1] += items

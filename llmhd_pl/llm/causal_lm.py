@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 SCORES = range(1, 11)
-_CONTENT = "\ue000"  # a private-use character: no chat template and no item text has it
+_CONTENT = "\ue000"  # a private-use character, which occurs in no chat template and no item text
 
 
 def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[list[int]]]:
-    """Tokens that every answer ``<s>N</s>`` begins with, and the shortest continuation that tells each N apart.
+    """Return how the tokens of the ten answers ``<s>N</s>`` branch.
 
-    Where "10" is one token, each continuation is one token. Where it is two, "1" and "10" both begin with the token of
-    "1", and "1" is told apart by the token after it.
+    If "10" is one token, each answer is identified by one token. If "10" is two tokens, "1" and "10" both begin with
+    the token of "1", and the token after it distinguishes them.
 
     Args:
-        encode: text to token ids, without special tokens.
+        encode: A function from a text to its token ids, without special tokens.
+
+    Returns:
+        The tokens that all answers begin with, and for each N the shortest continuation that identifies it.
 
     Raises:
-        ValueError: the tokenizer gives two answers the same tokens, or branches in a way that one pass cannot follow.
+        ValueError: If two answers have the same tokens, or branch in a way that one forward pass cannot follow.
     """
     encoded = [encode(f"<s>{number}</s>") for number in SCORES]
     common = _common(encoded)
@@ -41,22 +44,22 @@ def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[li
 
 
 def _common(sequences: list[list[int]]) -> int:
-    """The number of tokens that all sequences begin with."""
+    """Return how many tokens at the beginning are the same in all sequences."""
     shortest = min(sequences, key=len)
     return next((n for n, token in enumerate(shortest) if any(ids[n] != token for ids in sequences)), len(shortest))
 
 
 def _branches(paths: list[list[int]]) -> list[list[int]]:
-    """The beginnings of the answers after which more than one token can follow, or must be read: shortest first."""
+    """Return the beginnings of the answers after which the next token has to be read, the shortest first."""
     return [list(node) for node in sorted({tuple(path[:n]) for path in paths for n in range(len(path))}, key=len)]
 
 
 def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
-    """The mean of 1 to 10 under the model's probabilities of the ten answers, and nothing but them.
+    """Return the mean of 1 to 10 under the model's probabilities of the ten answers, ignoring all other answers.
 
     Args:
-        logits: [rows, branches, vocabulary], after each branch of ``answer_paths``.
-        paths: the second result of ``answer_paths``.
+        logits: The logits after each branch of ``answer_paths``, [rows, branches, vocabulary].
+        paths: The second result of ``answer_paths``.
 
     Returns:
         float32 [rows], 1 to 10.
@@ -74,7 +77,14 @@ def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
 
 @dataclass(frozen=True)
 class Completion:
-    """What the model wrote for one prompt, and what it cost in tokens."""
+    """What the model wrote for one prompt.
+
+    Attributes:
+        index: The number of the prompt.
+        text: What the model wrote.
+        prompt_tokens: The tokens of the prompt.
+        answer_tokens: The tokens of the text.
+    """
 
     index: int
     text: str
@@ -83,70 +93,75 @@ class Completion:
 
 
 class CausalLM:
-    """Rates pairs with the user's part of the prompt computed once, and completes prompts in batches.
+    """Rates pairs, computing each user's part of the prompt once, and completes prompts in batches.
 
     Args:
-        model: a causal language model in eval mode.
-        tokenizer: its tokenizer. Its chat template is used when it has one, with thinking switched off.
-        batch_tokens: tokens of a batch, padding and the cached prefix of every row included. It halves itself when
-            the device runs out of memory, and stays halved.
+        model: A causal language model in eval mode.
+        tokenizer: Its tokenizer. If it has a chat template, this is used, with thinking switched off.
+        batch_tokens: The tokens of a batch, including padding and the cached prefix of every row. The number halves
+            when the device runs out of memory and stays halved.
+
+    Attributes:
+        before: The token ids in front of every prompt: of the chat template, or the token that begins a text.
+        after: The token ids behind every prompt: of the chat template, up to where the answer begins.
+        shares_prefix: Whether the rows of a batch attend to one row of prefix instead of copies (``shared_prefix``).
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
         from llmhd_pl.llm import shared_prefix  # imports transformers, which takes seconds
 
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
-        self._shares_prefix = shared_prefix.enable(model)
+        self.shares_prefix = shared_prefix.enable(model)
         if tokenizer.chat_template:
             chat = [{"role": "user", "content": _CONTENT}]
             rendered = tokenizer.apply_chat_template(
                 chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
             before, _, after = rendered.partition(_CONTENT)
-            self._before, self._after = (tokenizer.encode(part, add_special_tokens=False) for part in (before, after))
+            self.before, self.after = (tokenizer.encode(part, add_special_tokens=False) for part in (before, after))
         else:
             first = tokenizer.bos_token_id
-            self._before, self._after = ([] if first is None else [first]), []
+            self.before, self.after = ([] if first is None else [first]), []
 
     def encode(self, text: str) -> list[int]:
-        """Token ids of plain text: what looks like a special token in it, such as ``<s>``, is read as text."""
+        """Return the token ids of plain text. What looks like a special token, such as ``<s>``, is read as text."""
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         return ids
 
     @property
     def overhead(self) -> int:
-        """Tokens that a rated prompt has besides its text: the chat template's and the beginning of the answer."""
+        """The tokens of a rated prompt besides its text: the chat template and the beginning of the answer."""
         forced, paths = answer_paths(self.encode)
-        return len(self._before) + len(self._after) + len(forced) + len(_branches(paths)[-1])
+        return len(self.before) + len(self.after) + len(forced) + len(_branches(paths)[-1])
 
     @torch.inference_mode()
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], list[int]]]:
-        """Expected scores, a group of prompts with the same beginning at a time.
+        """Compute expected scores, one group of prompts with the same beginning at a time.
 
         Args:
-            groups: the common beginning, and the endings.
+            groups: The common beginning and the endings of each group.
 
         Yields:
-            The number of the group, and in the order of its endings the scores and the tokens of the whole prompts.
+            The number of the group and, in the order of its endings, the scores and the tokens of the whole prompts.
         """
         if not groups:
             return
         forced, paths = answer_paths(self.encode)
         branches = _branches(paths)
-        tail = [*self._after, *forced, *branches[-1]]
-        prefixes = [[*self._before, *self.encode(beginning)] for beginning, _ in groups]
+        tail = [*self.after, *forced, *branches[-1]]
+        prefixes = [[*self.before, *self.encode(beginning)] for beginning, _ in groups]
         common = _common(prefixes)  # role and scale, the same for all users
         common_cache = self._read(prefixes[0][:common])
         for index, (prefix, (_, endings)) in enumerate(zip(prefixes, groups, strict=True)):
             suffixes = [[*self.encode(ending), *tail] for ending in endings]
             cache = self._read(prefix[common:], copy.deepcopy(common_cache))
-            # A window counts the padding between prefix and suffix too: no padding there.
+            # A sliding window counts the padding between prefix and suffix too, so there must be none.
             padded = not any(getattr(layer, "is_sliding", False) for layer in cache.layers)
             order = sorted(range(len(suffixes)), key=lambda row: len(suffixes[row]))
             scores = [float("nan")] * len(suffixes)
             done = 0
             while done < len(order):
-                # Sorted by length, so the last row of a batch is its longest.
+                # They are sorted by length, so the last row of a batch is its longest.
                 size, shortest = 1, len(suffixes[order[done]])
                 while done + size < len(order):
                     longest = len(suffixes[order[done + size]])
@@ -169,7 +184,7 @@ class CausalLM:
             yield index, scores, [len(prefix) + len(suffix) for suffix in suffixes]
 
     def _read(self, ids: list[int], cache: Any = None) -> Any:
-        """The key-value cache of a prefix, one row, or of what a cache holds and the tokens after it."""
+        """Return the key-value cache of some tokens, one row; with ``cache``, of the tokens that follow those in it."""
         from transformers import DynamicCache
 
         if cache is None:
@@ -184,9 +199,9 @@ class CausalLM:
         return cache
 
     def _continue(self, cache: Any, prefix: int, suffixes: list[list[int]], positions: int) -> Tensor:
-        """Logits of the last ``positions`` tokens of each suffix: [rows, positions, vocabulary].
+        """Return the logits of the last ``positions`` tokens of each suffix, [rows, positions, vocabulary].
 
-        Padding stands between prefix and suffix and is masked, so that the last tokens of all rows line up.
+        The padding is between prefix and suffix and masked, so that the last tokens of all rows line up.
         """
         from llmhd_pl.llm.shared_prefix import SharedPrefix, shareable
 
@@ -206,13 +221,13 @@ class CausalLM:
             "logits_to_keep": positions,
         }
         logits: Tensor
-        if self._shares_prefix and prefix and shareable(cache):
+        if self.shares_prefix and prefix and shareable(cache):
             shared = SharedPrefix(cache)
             own_mask = mask[:, prefix:].to(device)
             logits = self.model(**inputs, attention_mask=own_mask, use_cache=False, shared_prefix=shared).logits
             if shared.complete:
                 return logits
-            self._shares_prefix = False
+            self.shares_prefix = False
         rows_cache = copy.deepcopy(cache)
         if prefix:
             rows_cache.batch_repeat_interleave(len(suffixes))
@@ -221,16 +236,16 @@ class CausalLM:
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterator[Completion]:
-        """Greedy completions, longest prompts first, so that a batch that does not fit is met at the start.
+        """Complete prompts greedily, the longest first, so that a batch that does not fit is found at the start.
 
         Args:
-            prompts: any number of prompts.
-            max_new_tokens: longest answer, in tokens.
+            prompts: Any number of prompts.
+            max_new_tokens: The most tokens of an answer.
 
         Yields:
-            One completion per prompt, as its batch ends.
+            One completion per prompt, as soon as its batch is finished.
         """
-        encoded = [[*self._before, *self.encode(prompt), *self._after] for prompt in prompts]
+        encoded = [[*self.before, *self.encode(prompt), *self.after] for prompt in prompts]
         order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
         padding = self.tokenizer.pad_token_id
         padding = self.tokenizer.eos_token_id if padding is None else padding
@@ -264,12 +279,12 @@ class CausalLM:
                 continue
             for row, answer in zip(rows, out.tolist(), strict=True):
                 length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
-                # Special tokens stay: in some tokenizers <s>, the tag that the score is asked in, is one.
+                # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
                 text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
                 yield Completion(row, text, len(encoded[row]), length)
             done += size
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
-    """CUDA's has a class of its own; the CPU's is told by its text."""
+    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,4 +1,4 @@
-"""Which floating point numbers a machine is fast with."""
+"""The floating point format in which a machine is fast."""
 
 from typing import Any
 
@@ -6,10 +6,12 @@ import torch
 
 
 def fast_dtype(device: str | None = None) -> torch.dtype:
-    """bfloat16 where the hardware multiplies it; elsewhere it is emulated, ten times slower than float32 on AVX2.
+    """Return bfloat16 if the hardware multiplies it, otherwise float32.
+
+    Without hardware support bfloat16 is emulated, which on AVX2 is ten times slower than float32.
 
     Args:
-        device: "cuda" or "cpu"; None: "cuda" where there is one.
+        device: "cuda" or "cpu". None takes "cuda" if there is a device.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"

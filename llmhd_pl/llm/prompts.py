@@ -1,7 +1,7 @@
-"""What the language model is asked, and how its answers are read. The wording is in ``templates/*.toml``.
+"""What the language model is asked and how its answers are read. The wording is in ``templates/*.toml``.
 
 Item texts and preferences are data that somebody else wrote. They stand between tags that they cannot close, and every
-prompt says that nothing between those tags is an instruction.
+prompt says that nothing between these tags is an instruction.
 """
 
 import hashlib
@@ -9,26 +9,26 @@ import html
 import json
 import re
 import tomllib
-import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from llmhd_pl.llm.texts import approximate_tokens, as_data, truncate
+
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
 TEMPLATES = (T_SUM, T_SCORE, T_FP, T_FN)
-"""The paper's names of the four prompts: summarise, score, revise by disliked and revise by liked items."""
+"""The paper's names of the four prompts: summarise, score, revise by disliked items, and revise by liked items."""
 
 MAX_WORDS = 100
-"""Longest summary or profile, in words, as in the paper; the rest of a longer answer is cut off."""
+"""The most words of a summary or a profile, as in the paper. The rest of a longer answer is cut off."""
 
 NO_TEXT = "(no description)"
+"""The profile of an item without any text."""
 
 _FOLDER = Path(__file__).parent / "templates"
-# What the data modules call their items; the other names are file names.
-_DOMAINS = {"items": "neutral", "local businesses": "businesses"}
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
-# What each prompt must hold: its placeholders, in this order, and the tag that its answer is read from.
+# What each prompt must contain: its placeholders, in this order, and the tag that its answer is read from.
 _INSTRUCTIONS = ("role", "guard")
 _FENCED = {
     T_SUM: ("profiles",),
@@ -38,64 +38,16 @@ _FENCED = {
 }
 _ANSWER_TAGS = {T_SUM: "<summarization>", T_SCORE: "<s>", T_FP: "<profile>", T_FN: "<profile>"}
 
-# Without these no text can close a fence, open another, or spell a control token (<s>, <|im_end|>, [INST]) of a model.
-_HARMLESS = str.maketrans("<>[]", "()()")
-
-
-def approximate_tokens(text: str) -> int:
-    """Tokens of a text when no tokenizer is at hand: one per four bytes of UTF-8, rounded up."""
-    return -(-len(text.encode()) // 4)
-
-
-def as_data(text: str) -> str:
-    """One line that may stand between tags: no angle or square brackets, no control or invisible characters.
-
-    One line per item also keeps a text from starting an item, with a number, of its own.
-    """
-    text = " ".join(text.split())
-    if not text.isprintable():
-        text = "".join(character for character in text if character.isprintable())
-    # Compatibility forms first: tokenizers that normalise would turn a full-width "<" into a real one after the check.
-    text = unicodedata.normalize("NFC", unicodedata.normalize("NFKD", text).translate(_HARMLESS))
-    return " ".join(text.split())
-
-
-def truncate(text: str, max_tokens: int, count_tokens: Callable[[str], int] = approximate_tokens) -> str:
-    """The beginning of a text, cut between words where there are any, with "..." in place of the rest.
-
-    Args:
-        text: any text.
-        max_tokens: budget for the result, dots included.
-        count_tokens: tokens of a text.
-
-    Raises:
-        ValueError: not even the dots fit.
-    """
-    if count_tokens(text) <= max_tokens:
-        return text
-    if count_tokens("...") > max_tokens:
-        raise ValueError(f"A budget of {max_tokens} tokens has no room for any text; allow more.")
-    low, high = 0, len(text) - 1
-    while low < high:
-        middle = (low + high + 1) // 2
-        low, high = (middle, high) if count_tokens(text[:middle] + "...") <= max_tokens else (low, middle - 1)
-    cut = text[:low]
-    if text[low] != " ":
-        cut = cut.rpartition(" ")[0] or cut
-    while count_tokens(cut.rstrip() + "...") > max_tokens:  # rare: a shorter text can have more tokens
-        cut = cut[:-1]
-    return cut.rstrip() + "..."
-
 
 def item_profile(
     fields: Mapping[str, str], max_tokens: int = 256, count_tokens: Callable[[str], int] = approximate_tokens
 ) -> str:
-    """The text of an item, on one line: its title, then ``name: value`` of every other field that says anything.
+    """Describe an item on one line: its title, then ``name: value`` for every other field that is not empty.
 
     Args:
-        fields: text fields; the title is the first one whose name ends in "title" or "name".
-        max_tokens: budget; what does not fit is cut off at the end.
-        count_tokens: tokens of a text.
+        fields: The text fields. The title is the first one whose name ends in "title" or "name".
+        max_tokens: The most tokens of the result; what does not fit is cut off at the end.
+        count_tokens: A function that counts the tokens of a text.
 
     Returns:
         For example ``Elsewhere | author: Gabrielle Zevin``, or ``(no description)`` for an item without text.
@@ -114,16 +66,17 @@ def sample_history(
     user: int,
     count_tokens: Callable[[str], int] = approximate_tokens,
 ) -> list[str]:
-    """The history itself where it fits the budget, otherwise a random part of it, in its own order.
+    """Return the whole history if it fits the budget, otherwise a random part of it in the original order.
 
-    Which part is a function of the seed, the user and the profiles alone, so that a resumed run asks the same.
+    The part depends on nothing but the seed, the user and the profiles, so that a resumed run asks the same.
 
     Args:
-        profiles: one text per item of the history, not empty.
-        max_tokens: budget of all of them, numbered as ``Prompts.summarize`` does; one always stays, truncated.
-        seed: seed of the run.
-        user: number of the user.
-        count_tokens: tokens of a text.
+        profiles: The profiles of the items in the history, at least one.
+        max_tokens: The most tokens of all profiles together, numbered as in ``Prompts.summarize``. If not even one
+            fits, one is kept and truncated.
+        seed: The seed of the run.
+        user: The number of the user.
+        count_tokens: A function that counts the tokens of a text.
     """
     tokens = [count_tokens(f"{len(profiles)}. {profile}\n") for profile in profiles]
     if sum(tokens) <= max_tokens:
@@ -134,7 +87,7 @@ def sample_history(
     for place in order:
         left -= tokens[place]
         if left < 0:
-            break  # going on to shorter ones would favour items of which little is known
+            break  # going on to shorter profiles would favour items about which little is known
         kept.append(place)
     if not kept:
         room = max_tokens - count_tokens("1. \n")
@@ -144,11 +97,11 @@ def sample_history(
 
 @dataclass(frozen=True)
 class Prompts:
-    """The four prompts of one domain. Make it with ``Prompts.load``.
+    """The four prompts for items of one kind. Create it with ``Prompts.load``.
 
     Attributes:
-        name: the domain, or the path of the file.
-        texts: role, guard and the four templates, by name.
+        name: The name of the bundled set, or the path of the file.
+        texts: The role, the guard and the four templates, by name.
     """
 
     name: str
@@ -159,65 +112,65 @@ class Prompts:
         """Read a set of prompts.
 
         Args:
-            name_or_path: ``books``, ``businesses``, ``games``, ``films`` or ``neutral`` (or the ``domain`` of one of
-                our data modules), or the path of a file of one's own in the same form.
+            name_or_path: ``books``, ``businesses``, ``films``, ``games`` or ``neutral``, or the path of a TOML file of
+                your own in the same form.
 
         Raises:
-            FileNotFoundError: neither a domain nor a file.
-            ValueError: the file is not TOML, or a key, a placeholder or an answer's tag is missing, unknown or
-                misplaced; file and key are named.
+            FileNotFoundError: If it is neither one of these names nor a file.
+            ValueError: If the file is not TOML, or if a key, a placeholder or the tag of an answer is missing, unknown
+                or misplaced. The message names the file and the key.
         """
         bundled = sorted(path.stem for path in _FOLDER.glob("*.toml"))
-        name = _DOMAINS.get(name_or_path, name_or_path)
-        path = _FOLDER / f"{name}.toml" if name in bundled else Path(name_or_path)
+        path = _FOLDER / f"{name_or_path}.toml" if name_or_path in bundled else Path(name_or_path)
         if not path.is_file():
             raise FileNotFoundError(
                 f"There are no prompts {name_or_path!r}: it is neither one of {', '.join(bundled)} nor a file. "
-                "Give one of these names, or the path of a TOML file in their form."
+                "Give one of these names, or the path of a TOML file in the same form."
             )
         try:
             texts = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file in UTF-8: {error}.") from error
         _check(path, texts)
-        return cls(name if name in bundled else str(path), {key: text.strip() for key, text in texts.items()})
+        name = name_or_path if name_or_path in bundled else str(path)
+        return cls(name, {key: text.strip() for key, text in texts.items()})
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the wording, in hexadecimal; comments in the file do not count."""
+        """The SHA-256 of the wording in hexadecimal. Comments in the file do not count."""
         return hashlib.sha256(json.dumps(dict(self.texts), sort_keys=True).encode()).hexdigest()
 
     def summarize(self, profiles: Sequence[str]) -> str:
-        """T_sum: write down the preference of a user from the items of their history.
+        """Render T_sum: write down a user's preference, given the items in their history.
 
         Args:
-            profiles: one text per item, not empty.
+            profiles: The profiles of the items, at least one.
         """
         return self._render(self.texts[T_SUM], profiles=_numbered(profiles))
 
     def score_prefix(self, preference: str) -> str:
-        """The beginning of T_score, the same for all items of a user; it ends with a line break.
+        """Render the beginning of T_score, which is the same for all items of a user. It ends with a line break.
 
         Args:
-            preference: what a summary or a revision answered, not empty.
+            preference: The user's preference, as a summary or a revision gave it; not empty.
         """
         return self._render(self._score_parts()[0], preference=_preference(preference))
 
     def score_suffix(self, profile: str) -> str:
-        """The rest of T_score: one item and the question. Prefix + suffix is the prompt.
+        """Render the rest of T_score: one item and the question. The prompt is the prefix plus the suffix.
 
         Args:
-            profile: the text of the item.
+            profile: The profile of the item.
         """
         return self._render(self._score_parts()[1], profile=f"<item>\n{as_data(profile) or NO_TEXT}\n</item>")
 
     def revise(self, preference: str, profiles: Sequence[str], liked: bool) -> str:
-        """T_FN (``liked``) or T_FP: rewrite a preference by items that the user is, or is not, interested in.
+        """Render T_FN or T_FP: rewrite a preference, given items that the user is, or is not, interested in.
 
         Args:
-            preference: the current one, not empty.
-            profiles: one text per item, not empty.
-            liked: whether the user is interested in these items.
+            preference: The current preference, not empty.
+            profiles: The profiles of the items, at least one.
+            liked: Whether the user is interested in these items (T_FN) or not (T_FP).
         """
         template = self.texts[T_FN if liked else T_FP]
         return self._render(template, preference=_preference(preference), profiles=_numbered(profiles))
@@ -228,33 +181,33 @@ class Prompts:
 
     def _render(self, template: str, **data: str) -> str:
         values = {key: self.texts[key] for key in _INSTRUCTIONS} | data
-        # One pass: braces in an item's text are text.
+        # In one pass, so that braces in an item's text stay text.
         return _PLACEHOLDER.sub(lambda match: values[match[1]], template)
 
 
 def parse_summary(answer: str) -> str | None:
-    """The text of the one ``<summarization>`` of an answer, on one line, or None where there is not exactly one."""
+    """Return the text of an answer's one ``<summarization>`` on one line, or None if there is not exactly one."""
     return _parse_tagged(answer, "summarization")
 
 
 def parse_profile(answer: str) -> str | None:
-    """The text of the one ``<profile>`` of an answer, on one line, or None where there is not exactly one."""
+    """Return the text of an answer's one ``<profile>`` on one line, or None if there is not exactly one."""
     return _parse_tagged(answer, "profile")
 
 
 def parse_score(answer: str) -> int | None:
-    """N of an answer that is ``<s>N</s>`` with N from 1 to 10 and, white space around it aside, nothing else."""
+    """Return N if the answer is ``<s>N</s>``, with N from 1 to 10 and nothing but white space around it, else None."""
     match = re.fullmatch(r"<s>([1-9]|10)</s>", answer.strip())
     return None if match is None else int(match[1])
 
 
 def _parse_tagged(answer: str, tag: str) -> str | None:
     opening, closing = f"<{tag}>", f"</{tag}>"
-    # Two of them: a model that thinks aloud, or repeats the question. Which one is meant, nobody can say.
+    # With two of them, the model thinks aloud or repeats the question, and nobody can say which one it means.
     if answer.count(opening) != 1 or answer.count(closing) != 1:
         return None
     text = as_data(answer.partition(opening)[2].partition(closing)[0])
-    # "..." is what the prompts show between the tags.
+    # The prompts themselves show "..." between the tags.
     return " ".join(text.split()[:MAX_WORDS]) if any(character.isalnum() for character in text) else None
 
 
@@ -290,9 +243,11 @@ def _check(path: Path, texts: Mapping[str, object]) -> None:
                 raise ValueError(f"{path}: key {key!r} holds an unknown placeholder {{{name}}}; known here: {known}.")
         for name in wanted:
             if found.count(name) != 1:
-                raise ValueError(f"{path}: key {key!r} holds {{{name}}} {found.count(name)} times; it must once.")
+                raise ValueError(
+                    f"{path}: key {key!r} holds {{{name}}} {found.count(name)} times; it must hold it once."
+                )
         for name in fenced:
-            # A token must not reach over the border between what is computed once per user and the item.
+            # No token may cross the border between the item and what is computed once per user.
             if not re.search(rf"^\{{{name}\}}$", text, re.MULTILINE):
                 raise ValueError(f"{path}: key {key!r}: {{{name}}} must stand alone on its line.")
         if key == T_SCORE and found[-1] != "profile":
@@ -301,4 +256,6 @@ def _check(path: Path, texts: Mapping[str, object]) -> None:
                 "is computed once per user."
             )
         if key in TEMPLATES and _ANSWER_TAGS[key] not in text:
-            raise ValueError(f"{path}: key {key!r} must ask for an answer in {_ANSWER_TAGS[key]}: it is read from it.")
+            raise ValueError(
+                f"{path}: key {key!r} must ask for an answer in {_ANSWER_TAGS[key]}, because it is read from there."
+            )

@@ -1,5 +1,6 @@
 """QuantizedLLM: any Hugging Face causal language model, in 4 or 8 bit, on CUDA and on CPU."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -7,10 +8,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.causal_lm import CausalLM
-from llmhd_pl.llm.language_model import LanguageModelScorer, Rating, Scoring
+from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
 
-# Weights, settings, tokenizer, chat template.
+# Weights, settings, tokenizer and chat template.
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
 
 Quantization = Literal["nf4", "int8", "none"]
@@ -19,27 +21,28 @@ Quantization = Literal["nf4", "int8", "none"]
 class QuantizedLLM(LanguageModelScorer):
     """A causal language model from the hub or a folder, quantised by bitsandbytes when it is loaded.
 
-    The model is loaded when it is first asked: a run that the cache answers never loads it. Hold the scorer in a
+    The model is loaded when it is first asked, so a run that the cache answers never loads it. Hold the scorer in a
     callback, not in a LightningModule: a quantised model must be neither moved nor cast.
 
     Args:
-        model: hub id or folder.
-        revision: branch, tag or commit of the hub.
-        quantization: "nf4" (4 bit, double quantisation), "int8", or "none". What is not quantised is
-            bfloat16, or float32 on a machine that only emulates bfloat16.
-        device: where it runs; None is CUDA where there is one, otherwise the CPU.
-        batch_tokens: tokens of a batch; it halves itself when the device runs out of memory.
-        prompts: see ``LanguageModelScorer``, as for all that follow.
+        model: A hub id or the path of a folder.
+        revision: A branch, tag or commit on the hub.
+        quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is not quantised is bfloat16, or
+            float32 on a machine that only emulates bfloat16.
+        device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
+        batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
+        prompts: See ``LanguageModelScorer``, as for all that follow.
         scoring: "expected" or "generate".
-        cache: file of the answers.
-        replay: answer from the cache alone.
-        max_tokens: hard budget of tokens.
-        item_tokens: longest profile of an item.
-        history_tokens: longest history that is summarised.
-        seed: seed of the sampling of longer histories.
+        cache: The file of the answers.
+        replay: Whether to answer from the cache alone.
+        max_tokens: The hard limit on tokens.
+        item_tokens: The most tokens of an item's profile.
+        history_tokens: The most tokens of a history that is summarised.
+        seed: The seed of the sampling of longer histories.
 
     Raises:
-        OSError: the model cannot be loaded; raised when it is first asked.
+        ValueError: If ``quantization`` or ``scoring`` is unknown.
+        OSError: If the model cannot be loaded; raised when it is first asked.
     """
 
     def __init__(
@@ -67,9 +70,10 @@ class QuantizedLLM(LanguageModelScorer):
 
     @property
     def model_fingerprint(self) -> dict[str, str]:
-        """Name, revision and quantisation; of a folder, wherever it lies, the hash of its files stands for both.
+        """The name, revision and quantisation. For a folder, the hash of its files stands for name and revision.
 
-        A branch of the hub, such as "main", may come to hold another model: give a commit where answers are kept long.
+        A branch on the hub, such as "main", may point to a different model later: give a commit if you keep answers
+        for long.
         """
         if Path(self.model).is_dir():
             return {"model": self._digests, "quantization": self.quantization}
@@ -78,25 +82,40 @@ class QuantizedLLM(LanguageModelScorer):
     @cached_property
     def _digests(self) -> str:
         files = sorted(file for ending in _MODEL_FILES for file in Path(self.model).glob(f"*{ending}"))
-        return " ".join(f"{file.name}:{_digest(file)}" for file in files)
+        return " ".join(f"{file.name}:{file_digest(file)}" for file in files)
 
     def count_tokens(self, text: str) -> int:
-        """Tokens of a text in the model's tokenizer."""
+        """Return the number of tokens of a text in the model's tokenizer."""
         return len(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
 
     @property
     def overhead(self) -> int:
-        """See ``LanguageModelScorer``; loads the model."""
-        return self._causal_lm.overhead
+        """The tokens of a prompt besides its text; loads the model."""
+        return self.causal_lm.overhead
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
-        """Greedy completions."""
-        for done in self._causal_lm.complete(prompts, max_new_tokens):
+        """Let the model complete prompts greedily.
+
+        Args:
+            prompts: The prompts.
+            max_new_tokens: The most tokens of an answer.
+
+        Yields:
+            The number of each prompt, its completion, the tokens of the prompt and those of the answer.
+        """
+        for done in self.causal_lm.complete(prompts, max_new_tokens):
             yield done.index, done.text, done.prompt_tokens, done.answer_tokens
 
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
-        """Expected scores, with the beginning of a group computed once."""
-        for group, scores, tokens in self._causal_lm.rate(groups):
+        """Compute expected scores, with the beginning of each group computed once.
+
+        Args:
+            groups: Prompts with a common beginning: the beginning and the endings.
+
+        Yields:
+            The ratings, one group after another.
+        """
+        for group, scores, tokens in self.causal_lm.rate(groups):
             for ending, (score, read) in enumerate(zip(scores, tokens, strict=True)):
                 yield Rating(group, ending, score, read, 0)
 
@@ -108,14 +127,15 @@ class QuantizedLLM(LanguageModelScorer):
             return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
 
     @cached_property
-    def _causal_lm(self) -> CausalLM:
+    def causal_lm(self) -> CausalLM:
+        """The model with its tokenizer; loaded when this is first read."""
         import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
         from llmhd_pl.llm.dtypes import fast_dtype
 
         if self.quantization == "int8":
-            # "inputs will be cast", once per layer and call.
+            # Otherwise it says "inputs will be cast" for every layer and call.
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         dtype = fast_dtype(device)
@@ -139,8 +159,8 @@ class QuantizedLLM(LanguageModelScorer):
             ).eval()
         if device == "cpu":
             for module in model.modules():
-                # With it, bitsandbytes packs the weights anew for a kernel that makes single tokens 6 times faster and
-                # whole prompts 10 times slower (measured on AVX-512 with AMX). Here nearly all tokens are of prompts.
+                # With it, bitsandbytes repacks the weights for a kernel that makes single tokens 6 times faster and
+                # whole prompts 10 times slower (measured on AVX-512 with AMX). Here nearly all tokens are in prompts.
                 if hasattr(module, "support_avx512bf16_for_cpu"):
                     module.support_avx512bf16_for_cpu = False
         return CausalLM(model, self._tokenizer, self.batch_tokens)
@@ -148,7 +168,7 @@ class QuantizedLLM(LanguageModelScorer):
 
 @contextmanager
 def _named(model: str) -> Iterator[None]:
-    """Name the model that could not be loaded within, and the remedy."""
+    """Add the model's name and the remedy to errors that are raised while it is loaded."""
     try:
         yield
     except OSError as error:
@@ -158,8 +178,7 @@ def _named(model: str) -> Iterator[None]:
         ) from error
 
 
-def _digest(path: Path) -> str:
-    import hashlib
-
+def file_digest(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

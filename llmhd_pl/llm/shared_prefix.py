@@ -1,4 +1,4 @@
-"""Attention of many continuations to one prefix, which stays a single row. For CPUs; see docs/llm.md, "Speed"."""
+"""Attention of many continuations to one prefix that stays a single row. For CPUs; see docs/llm.md, "Speed"."""
 
 from typing import Any
 
@@ -10,14 +10,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 NAME = "sdpa_shared_prefix"
-_CHANGED = ("sliding_window", "softcap", "s_aux", "position_bias")  # arguments of attention that is not the plain one
+_CHANGED = ("sliding_window", "softcap", "s_aux", "position_bias")  # attention with one of these arguments is not plain
 
 
 class SharedPrefix:
-    """The keys and values of a prefix, one row, for a forward of its continuations without a cache.
+    """The keys and values of a prefix, one row, for a forward pass of its continuations without a cache.
 
     Args:
-        cache: of the prefix.
+        cache: The key-value cache of the prefix.
+
+    Attributes:
+        layers: The keys and values of each layer.
+        attended: The layers that have attended to the prefix.
     """
 
     def __init__(self, cache: Cache) -> None:
@@ -27,18 +31,21 @@ class SharedPrefix:
 
     @property
     def complete(self) -> bool:
-        """Whether every layer has attended to the prefix; otherwise the forward's result is worthless.
+        """Whether every layer has attended to the prefix; if not, the result of the forward pass is worthless.
 
-        A model that hands no arguments down to its attention, or whose attention is not the plain one, is found so.
+        This reveals models that pass no arguments on to their attention, or whose attention is not plain.
         """
         return len(self.attended) == len(self.layers)
 
 
 def enable(model: Any) -> bool:
-    """Prepare a model for ``model(..., shared_prefix=SharedPrefix(cache))``; all other calls stay what they are.
+    """Prepare a model for ``model(..., shared_prefix=SharedPrefix(cache))``; all other calls work as before.
+
+    Args:
+        model: A causal language model of transformers.
 
     Returns:
-        Whether the model can do it: on a CPU, with PyTorch's attention.
+        Whether the model can do it, which takes a CPU and PyTorch's attention.
     """
     if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
         return False
@@ -49,7 +56,7 @@ def enable(model: Any) -> bool:
 
 
 def shareable(cache: Cache) -> bool:
-    """Whether the cache holds plain keys and values in all layers: no window, no state of another kind."""
+    """Return whether all layers of the cache hold plain keys and values: no window, no state of another kind."""
     layers: list[Any] = cache.layers
     plain = all(type(layer) is DynamicLayer for layer in layers)
     return plain and all(layer.keys.shape == layer.values.shape for layer in layers)
@@ -65,28 +72,28 @@ def _attend(
     shared_prefix: SharedPrefix | None = None,
     **arguments: Any,
 ) -> tuple[Tensor, None]:
-    """PyTorch's attention, or, with a shared prefix, its parts over prefix and own tokens, put together exactly.
+    """Compute PyTorch's attention; with a shared prefix, over the prefix and the own tokens apart, combined exactly.
 
-    A softmax over two parts is the mean of their softmaxes, weighted by the sums of exponentials. All rows' queries
-    meet the prefix as if they were one long row, and so do the heads that share keys: two large products in place of
-    many small ones, and no copy of the prefix per row, head and layer.
+    A softmax over two parts is the mean of their softmaxes, weighted by their sums of exponentials. The queries of all
+    rows, and of all heads that share keys, attend to the prefix as if they were one long row. That takes two large
+    products instead of many small ones, and no copy of the prefix for each row, head and layer.
 
     Args:
-        module: the attention layer.
-        query: [rows, heads, tokens, size].
-        key: [rows, key heads, tokens, size], of the own tokens, as is ``value``.
-        value: as ``key``.
-        attention_mask: bool [rows, 1, tokens, tokens] of the own tokens; None is causal.
-        scaling: factor of the products.
-        shared_prefix: the prefix.
-        arguments: what else the model hands down.
+        module: The attention layer.
+        query: The queries, [rows, heads, tokens, size].
+        key: The keys of the own tokens, [rows, key heads, tokens, size].
+        value: The values of the own tokens, with the same shape as ``key``.
+        attention_mask: The mask of the own tokens, bool [rows, 1, tokens, tokens]; None is causal.
+        scaling: The factor of the products.
+        shared_prefix: The prefix.
+        arguments: Whatever else the model passes on.
     """
     if shared_prefix is None or any(arguments.get(name) is not None for name in _CHANGED):
         plain: tuple[Tensor, None] = sdpa_attention_forward(
             module, query, key, value, attention_mask, scaling=scaling, **arguments
         )
         return plain
-    # The public function keeps the logarithm of the sum to itself.
+    # PyTorch's public function does not return the logarithm of the sum.
     attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     index: Any = module.layer_idx
     prefix_key, prefix_value = shared_prefix.layers[index]
@@ -99,7 +106,7 @@ def _attend(
     there_sum = there_sum.reshape(split).transpose(0, 1).reshape(rows, heads, tokens)
     mask = None
     if attention_mask is not None:
-        # Not minus infinity: padding attends to no own token, and its NaN would spread.
+        # Not minus infinity, because padding attends to no own token, and the NaN would spread.
         lowest = torch.finfo(query.dtype).min / 2
         mask = torch.zeros(attention_mask.shape, dtype=query.dtype).masked_fill_(~attention_mask, lowest)
     own_key, own_value = (part.repeat_interleave(heads // groups, dim=1) for part in (key, value))

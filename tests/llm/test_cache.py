@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmhd_pl.llm import cache as module
-from llmhd_pl.llm.cache import Answer, AnswerCache, MissingAnswersError
+from llmhd_pl.llm import answer_file
+from llmhd_pl.llm.cache import Answer, AnswerCache, MissingAnswersError, answer_key
 
 
 def answers(*prompts: str, answer: str = "<s>7</s>") -> list[Answer]:
@@ -57,7 +57,7 @@ def test_the_first_answer_stays(path: Path) -> None:
 @given(st.text("a1 ", max_size=9), st.integers(0, 9), st.integers(0, 9))
 def test_a_fingerprint_never_passes_for_a_part_of_the_prompt(text: str, first: int, second: int) -> None:
     one, two = ((text[:cut], text[cut:]) for cut in (first, second))
-    assert (module._key(*one) == module._key(*two)) == (one == two)
+    assert (answer_key(*one) == answer_key(*two)) == (one == two)
 
 
 @pytest.mark.parametrize("empty", ["", " \n"])
@@ -80,7 +80,7 @@ def test_a_batch_that_fails_in_the_middle_leaves_nothing_and_the_cache_works_on(
 def test_more_prompts_than_sqlite_takes_in_one_query(path: Path) -> None:
     prompts = [f"prompt {number}" for number in range(100_000)]
     with AnswerCache(path) as cache:
-        cache._connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)  # some builds allow more
+        cache.connection.setlimit(sqlite3.SQLITE_LIMIT_VARIABLE_NUMBER, 32_766)  # some builds allow more
         cache.put("model", "T_score", answers(*prompts[::2]))
         found = cache.get("model", prompts)
     assert found.keys() == set(prompts[::2])
@@ -167,7 +167,7 @@ def test_a_corrupt_file_is_not_replayed_and_stays(path: Path, damage: Callable[[
 def test_the_journal_of_a_corrupt_file_goes_along(path: Path) -> None:
     with AnswerCache(path) as other:  # a process that goes on: it keeps its journal in use
         other.put("model", "T_sum", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
-        other._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        other.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         other.put("model", "T_sum", answers("a"))
         torn_page(path)
         journal = path.with_name("answers.sqlite-wal").read_bytes()
@@ -186,9 +186,9 @@ def test_a_locked_file_is_not_corrupt(path: Path, monkeypatch: pytest.MonkeyPatc
     path.parent.mkdir()
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("CREATE TABLE answers (key)")
-    other.execute(f"PRAGMA user_version = {module._FORMAT}")
+    other.execute(f"PRAGMA user_version = {answer_file.FORMAT}")
     other.execute("BEGIN EXCLUSIVE")
-    monkeypatch.setattr(module, "_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(answer_file, "BUSY_SECONDS", 0.1)
     with pytest.raises(sqlite3.OperationalError, match="locked"):
         AnswerCache(path)
     assert path.exists() and not path.with_name("answers.sqlite.corrupt-1").exists()
@@ -227,7 +227,7 @@ def test_replay_writes_nothing(path: Path, tmp_path: Path) -> None:
             with pytest.raises(RuntimeError, match="being replayed"):
                 write()
         with pytest.raises(sqlite3.OperationalError, match="readonly"):
-            cache._connection.execute("DELETE FROM answers")
+            cache.connection.execute("DELETE FROM answers")
     assert path.read_bytes() == before
 
 
@@ -382,7 +382,7 @@ def test_processes_that_open_and_write_at_once_lose_nothing(path: Path, corrupt:
 def test_a_writer_waits_for_another_that_takes_long(path: Path) -> None:
     with AnswerCache(path) as cache:
         process = writer(path, "one", 1)
-        with cache._transaction():
+        with cache.transaction():
             go(process)
             time.sleep(1)
             assert process.poll() is None

@@ -18,7 +18,8 @@ import pytest
 import torch
 
 from llmhd_pl.llm.cache import AnswerCache
-from llmhd_pl.llm.endpoint import EndpointScorer, Position, expected_of_candidates
+from llmhd_pl.llm.endpoint import EndpointScorer
+from llmhd_pl.llm.token_probabilities import Position, expected_of_candidates
 
 ITEMS = [{"title": f"Otter {number}"} for number in range(8)]
 PREFERENCES = {0: "rivers", 1: "wolves"}
@@ -618,5 +619,5 @@ def test_arguments_that_make_no_sense_are_named(arguments: dict[str, Any], messa
 def test_a_missing_client_is_named_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     made = scorer("http://127.0.0.1:1/v1")
-    with pytest.raises(ImportError, match=r"pip install -c constraints\.txt -e '\.\[endpoint\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'llmhd-pl\[endpoint\]'"):
         made.summarize({0: [0]})

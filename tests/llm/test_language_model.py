@@ -1,16 +1,15 @@
-import io
 import re
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
+from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.cache import MissingAnswersError
-from llmhd_pl.llm.language_model import LanguageModelScorer, Rating, _progress
+from llmhd_pl.llm.language_model import LanguageModelScorer
+from llmhd_pl.llm.scorer import Scorer
 
 ITEMS = [
     {"title": "Otter"},
@@ -57,6 +56,12 @@ def parrot(**arguments: Any) -> Parrot:
     scorer = Parrot(**arguments)
     scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     return scorer
+
+
+def test_it_says_what_it_costs() -> None:
+    scorer: Scorer = parrot(max_tokens=5)
+    assert scorer.usage is not None and scorer.usage.tokens == 0 and scorer.refused == ""
+    assert scorer.budget is not None and scorer.budget.usage is scorer.usage and scorer.budget.max_tokens == 5
 
 
 def test_summaries_are_of_the_items_with_text() -> None:
@@ -252,15 +257,3 @@ def test_what_had_arrived_when_the_model_failed_is_kept(tmp_path: Path) -> None:
     whole = parrot()
     assert again.summarize(histories) == whole.summarize(histories)
     assert len(again.asked) == len(whole.asked) - 2
-
-
-def test_the_bar_shows_the_speed() -> None:
-    bar = _progress("pairs", 10)
-    with bar as advance:
-        for _ in range(4):
-            time.sleep(0.01)
-            advance(2)
-        console = Console(width=200, file=io.StringIO(), force_terminal=True)
-        console.print(bar._bar.get_renderable())
-    shown = console.file.getvalue()  # type: ignore[attr-defined]
-    assert re.search(r"8/10.*[1-9][0-9]*/s", shown)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from setuptools import find_packages
 
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.llm import prompts as module
@@ -16,15 +17,13 @@ from llmhd_pl.llm.prompts import (
     MAX_WORDS,
     NO_TEXT,
     Prompts,
-    approximate_tokens,
-    as_data,
     item_profile,
     parse_profile,
     parse_score,
     parse_summary,
     sample_history,
-    truncate,
 )
+from llmhd_pl.llm.texts import approximate_tokens, as_data, truncate
 
 DOMAINS = ("books", "businesses", "films", "games", "neutral")
 BOOKS = Path(module.__file__).parent / "templates" / "books.toml"
@@ -86,9 +85,11 @@ def test_the_domains_differ_and_none_speaks_of_another() -> None:
         assert not re.search(others, " ".join(prompts.texts.values()))
 
 
-@pytest.mark.parametrize("domain", ["items", "local businesses", "books"])
-def test_the_data_modules_words_for_their_items_are_known(domain: str) -> None:
-    assert Prompts.load(domain).name == {"items": "neutral", "local businesses": "businesses"}.get(domain, domain)
+@pytest.mark.parametrize("name", ["items", "local businesses"])
+def test_only_the_names_of_the_files_are_known(name: str) -> None:
+    assert [Prompts.load(domain).name for domain in DOMAINS] == list(DOMAINS)
+    with pytest.raises(FileNotFoundError, match=rf"'{name}': it is neither one of {', '.join(DOMAINS)} nor a file"):
+        Prompts.load(name)
 
 
 def test_rendered_exactly(tmp_path: Path) -> None:
@@ -187,7 +188,9 @@ def test_the_templates_are_package_data() -> None:
     names = {path.name for path in BOOKS.parent.iterdir()}
     assert names == {f"{name}.toml" for name in DOMAINS}
     assert all(any(fnmatch(f"llm/templates/{name}", pattern) for pattern in patterns) for name in names)
-    assert "llmhd_pl.llm" in config["options"]["packages"].split()
+    assert config["options"]["packages"] == "find:"
+    include = config["options.packages.find"]["include"].split()
+    assert "llmhd_pl.llm" in find_packages(str(BOOKS.parents[3]), include=include)
 
 
 def test_prompts_cache_and_accounting_import_neither_torch_nor_lightning() -> None:

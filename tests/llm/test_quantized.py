@@ -36,9 +36,9 @@ def test_four_bit_rates_nearly_like_bfloat16_and_is_really_four_bit(folder: Path
     assert all((each >= 1).all() and (each <= 10).all() for each in scores)
     assert not torch.equal(scores[0], scores[1])
     assert (scores[0] - scores[1]).abs().max() < 2
-    kinds = {type(module).__name__ for module in four._causal_lm.model.modules()}
+    kinds = {type(module).__name__ for module in four.causal_lm.model.modules()}
     assert "Linear4bit" in kinds
-    assert four._causal_lm._shares_prefix
+    assert four.causal_lm.shares_prefix
     assert four.usage.templates["T_score"].calls == 4
 
 
@@ -47,7 +47,7 @@ def test_four_bit_weights_stay_as_they_were_loaded(folder: Path) -> None:
     from bitsandbytes.functional import dequantize_4bit
 
     four = scorer(folder)
-    layer = four._causal_lm.model.model.layers[0].mlp.up_proj
+    layer = four.causal_lm.model.model.layers[0].mlp.up_proj
     before = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
     four.score(PREFERENCES, PAIRS)
     assert torch.equal(dequantize_4bit(layer.weight.data, layer.weight.quant_state), before)
@@ -59,14 +59,14 @@ def test_eight_bit_rates_nearly_like_bfloat16(folder: Path, caplog: pytest.LogCa
     scores = [each.score(PREFERENCES, PAIRS) for each in (eight, full)]
     assert not torch.equal(scores[0], scores[1])
     assert (scores[0] - scores[1]).abs().max() < 1
-    kinds = {type(module).__name__ for module in eight._causal_lm.model.modules()}
+    kinds = {type(module).__name__ for module in eight.causal_lm.model.modules()}
     assert "Linear8bitLt" in kinds
     assert "will be cast" not in caplog.text
 
 
 def test_the_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    monkeypatch.setattr(quantized, "_digest", lambda path: hashed.append(path.name) or "digest")
+    monkeypatch.setattr(quantized, "file_digest", lambda path: hashed.append(path.name) or "digest")
     asked = scorer(folder)
     assert asked.fingerprint == asked.fingerprint
     assert len(hashed) == len(set(hashed)) and {"model.safetensors", "tokenizer.json", "config.json"} <= set(hashed)
@@ -106,7 +106,7 @@ def test_on_a_gpu_it_rates_nearly_as_on_the_cpu(folder: Path, quantization: Any)
     on_gpu.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     difference = on_gpu.score(PREFERENCES, PAIRS) - scorer(folder, quantization=quantization).score(PREFERENCES, PAIRS)
     assert difference.abs().max() < 0.5
-    assert on_gpu._causal_lm.model.device.type == "cuda"
+    assert on_gpu.causal_lm.model.device.type == "cuda"
     on_gpu.summarize({0: [0, 1]})
     assert on_gpu.usage.templates["T_sum"].calls == 1
 
@@ -116,7 +116,7 @@ def test_a_cached_run_never_loads_the_model(folder: Path, tmp_path: Path) -> Non
     expected = scorer(folder, cache=cache).score(PREFERENCES, PAIRS)
     again = scorer(folder, cache=cache)
     assert torch.equal(again.score(PREFERENCES, PAIRS), expected)
-    assert "_causal_lm" not in vars(again)
+    assert "causal_lm" not in vars(again)
 
 
 def test_garbage_is_no_answer(folder: Path) -> None:

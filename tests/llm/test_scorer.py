@@ -9,7 +9,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from llmhd_pl.llm import vectors
-from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
 
@@ -22,6 +22,19 @@ class TableScorer(VectorScorer):
 
     def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
         return self.table[[int(text) for text in texts]]
+
+
+def test_a_scorer_costs_nothing_unless_it_says_so() -> None:
+    scorer: Scorer = TableScorer(np.eye(2))
+    assert (scorer.usage, scorer.budget, scorer.refused) == (None, None, "")
+
+
+def test_a_scorer_that_lacks_an_answer_cannot_be_made() -> None:
+    class Silent(Scorer):
+        def prepare(self, items: object, pairs: Tensor) -> None: ...
+
+    with pytest.raises(TypeError, match=r"abstract methods.* revise.* score.* summarize"):
+        Silent()  # type: ignore[abstract]
 
 
 def items_with_text(num_items: int, without: tuple[int, ...] = ()) -> list[dict[str, str]]:

@@ -1,4 +1,4 @@
-"""The embedded judge: a tiny language model that makes the 4-bit path run offline. A demonstration, nothing more."""
+"""The embedded judge: a tiny language model with which the 4-bit path runs offline. A demonstration, no more."""
 
 from pathlib import Path
 
@@ -6,22 +6,23 @@ from llmhd_pl.llm.language_model import Scoring
 from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
 
 FOLDER = Path(__file__).parent
+"""The folder of the model."""
 
 
 class EmbeddedJudge(QuantizedLLM):
     """A Llama of 1.06 million parameters that knows the books of ``SyntheticCatalog`` and nothing else.
 
-    ``tools/train_judge.py`` trains it and measures it; ``docs/judges.md`` has the figures. Use it to see the path run,
-    in tests and in the quickstart; take ``QuantizedLLM`` with a real model for real data.
+    ``tools/train_judge.py`` trains and measures it; ``docs/judges.md`` has the figures. It is there for the quickstart
+    and for tests. For real data, take ``QuantizedLLM`` with a real model.
 
     Args:
-        quantization: see ``QuantizedLLM``, as for all that follow.
-        batch_tokens: tokens of a batch.
+        quantization: See ``QuantizedLLM``, as for all that follow.
+        batch_tokens: The tokens of a batch.
         scoring: "expected" or "generate".
-        cache: file of the answers.
-        replay: answer from the cache alone.
-        max_tokens: hard budget of tokens.
-        seed: seed of the sampling of longer histories.
+        cache: The file of the answers.
+        replay: Whether to answer from the cache alone.
+        max_tokens: The hard limit on tokens.
+        seed: The seed of the sampling of longer histories.
     """
 
     def __init__(
