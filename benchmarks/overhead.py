@@ -30,7 +30,7 @@ from torch import Tensor
 from llmhd_pl.backbones import LightGCN
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import Yelp
-from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.memory import keep_freed_memory
 
 warnings.simplefilter("ignore")
@@ -39,10 +39,8 @@ logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 TEXT = "Likes quiet cafes with good espresso, Thai food and independent bookshops; avoids chains and loud bars. " * 3
 
 
-class InstantJudge:
+class InstantJudge(Scorer):
     """A ``Scorer`` whose answers cost nothing; preferences are texts of the length that language models write."""
-
-    fingerprint = "instant"
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
         """Nothing to prepare."""

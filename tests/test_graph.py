@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -106,3 +109,22 @@ def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: i
     their_gradients = torch.autograd.grad((theirs[0] * upstream).sum() + (theirs[1] ** 2).sum(), references)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)
+
+
+WITHOUT_A_WARNING = """
+import warnings
+import torch
+from llmhd_pl.graph import WeightedAdjacency
+warnings.simplefilter("error")
+filters = list(warnings.filters)
+nodes = torch.arange(4)
+graph = WeightedAdjacency(nodes, nodes, 4, 4)
+for _ in range(2):
+    graph.edge_dots(torch.ones(8, 3, requires_grad=True)).sum().backward()
+assert warnings.filters == filters
+"""
+
+
+def test_pytorchs_warning_of_csr_tensors_is_suppressed_where_they_are_made_and_no_filter_stays() -> None:
+    """In a process of its own, because PyTorch warns once in a process."""
+    subprocess.run([sys.executable, "-c", WITHOUT_A_WARNING], check=True)

@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llmhd_pl.denoising.epoch import Epoch
+from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import Reduce, alone, largest
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.scale import FITTING
 
 Rule = Literal["paper", "consistent", "joint"]
 RULES: tuple[Rule, ...] = ("paper", "consistent", "joint")
-FITTING = 5.5
-"""The middle of the scale: from here on an item fits."""
 
 
 def paper_pairwise(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
@@ -93,3 +95,36 @@ def _standard(values: Tensor, reduce: Reduce) -> Tensor:
     mean = total / count.clamp(min=1)
     deviation = (reduce((there - mean).square().sum()) / count.clamp(min=1)).sqrt()
     return ((values.double() - mean) / deviation.clamp(min=1e-12)).float()
+
+
+def decide(rule: Rule, epoch: Epoch, positive: Tensor, negative: Tensor, score_weight: float = 1.0) -> Tensor:
+    """Return the status of every sample once the language model has answered (docs/paper.md, section 3).
+
+    Args:
+        rule: "paper", "consistent" or "joint".
+        epoch: The epoch, after ``VariancePruning`` has selected the noise set and the candidates.
+        positive: The scores of the observed items, float32 [n]; NaN is no answer.
+        negative: The scores of the sampled items, float32 [n].
+        score_weight: The weight of the score against the loss, in the rule "joint".
+
+    Returns:
+        uint8, the shape of ``epoch.status``. No candidate is left: each is hard or noise.
+    """
+    status, pairwise = epoch.status.clone(), not epoch.pointwise
+    positive, negative = positive.to(status.device), negative.to(status.device)
+    if rule == "joint":
+        agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
+        dropped = joint(epoch.droppable, agreement, epoch.droppable_rate, score_weight, epoch.reduce)
+        status[status != CLEAN] = HARD
+        status[dropped] = NOISE
+        return status
+    if rule == "consistent":
+        hard = consistent(positive, None if pairwise else negative)
+    elif pairwise:
+        hard = paper_pairwise(positive, negative, ramp(epoch.progress, 1, 7.0, 3.0))
+    else:
+        low, high = ramp(epoch.progress, 1, 8.0, 6.0), ramp(epoch.progress, 1, 2.0, 4.0)
+        hard = paper_pointwise(positive, negative, low, high)
+    candidates = status == CANDIDATE
+    status[candidates] = torch.where(hard[candidates], HARD, NOISE).to(status.dtype)
+    return status

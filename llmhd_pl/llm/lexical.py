@@ -1,4 +1,4 @@
-"""LexicalScorer: judges by the words that item texts share. No model; for machines without one."""
+"""LexicalScorer: judges by the words that item texts share. It needs no model."""
 
 from typing import Any
 
@@ -12,35 +12,36 @@ class LexicalScorer(VectorScorer):
     """A ``Scorer`` on TF-IDF vectors (scikit-learn) of words and pairs of words.
 
     Args:
-        max_features: size of the vocabulary; the rarest words are left out.
-        seed: of the random pairs that the calibration is fitted on.
-
-    Raises:
-        ImportError: scikit-learn is not installed; raised by ``prepare``.
+        max_features: The size of the vocabulary; the rarest words are left out.
+        seed: The seed of the random pairs that the logistic curve is fitted on.
     """
 
     def __init__(self, max_features: int = 100_000, seed: int = 0) -> None:
         super().__init__(seed)
         self.max_features = max_features
 
-    @property
-    def fingerprint(self) -> str:
-        """The vocabulary follows from the items, so the settings say it all."""
-        return f"tf-idf 1 | words and pairs, {self.max_features} features | seed {self.seed}"
+    def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+        """Return the TF-IDF vectors of the texts; the interactions are not used.
 
-    def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+        Args:
+            texts: The profiles of all items that have text.
+            pairs: The training interactions; not used.
+
+        Returns:
+            A sparse matrix, [len(texts), words and pairs of words].
+        """
         return sp.csr_array(vectorizer(self.max_features).fit_transform(texts))
 
 
 def vectorizer(max_features: int) -> Any:
-    """TF-IDF of words and pairs of words, rows of length 1.
+    """Return a TF-IDF vectorizer of words and pairs of words, whose rows have length 1.
 
     Args:
-        max_features: size of the vocabulary.
+        max_features: The size of the vocabulary.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]  # a second to import
+    from sklearn.feature_extraction.text import TfidfVectorizer  # type: ignore[import-untyped]  # takes a second
 
-    # Every run of letters or digits is a word: a title may be "5th" or "A", and is never a row of field separators.
+    # Every run of letters or digits is a word, because a title may be "5th" or "A"; field separators are none.
     return TfidfVectorizer(
         ngram_range=(1, 2), sublinear_tf=True, max_features=max_features, token_pattern=r"(?u)\b\w+\b"
     )

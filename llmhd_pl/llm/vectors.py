@@ -1,7 +1,7 @@
 """VectorScorer: judges an item by its similarity to the mean of the user's other items."""
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
 
@@ -16,75 +16,81 @@ from llmhd_pl.llm.prompts import NO_TEXT, item_profile
 from llmhd_pl.llm.scorer import Preference, Scorer
 
 Vectors = np.ndarray | sp.csr_array
-_CHUNK = 16384  # pairs at once: 25 MB at 384 float32 numbers each
+CHUNK = 16384
+"""Pairs that are compared at once: 25 MB for vectors of 384 float32 numbers."""
 
 
-class VectorScorer(Scorer, ABC):
-    """A ``Scorer`` whose preferences are lists of items; children say how texts become vectors.
+class VectorScorer(Scorer):
+    """A ``Scorer`` whose preferences are lists of items. Children implement ``vectorize``: how texts become vectors.
 
-    The similarity of a user and an item is the cosine between the mean of the vectors in the user's preference, *the
-    judged item left out*, and the item's vector: a preference that holds the judged item would flatter it. A logistic
-    curve, fitted on observed against random pairs (one for one), turns it into a probability p, and the score is
-    ``1 + 9 p``: 5.5 says "as likely observed as drawn at random". A user without other items and an item without text
-    get NaN.
+    The similarity of a user and an item is the cosine between the item's vector and the mean of the vectors in the
+    user's preference, *leaving the judged item out*: a preference that contains the judged item would flatter it. A
+    logistic curve, fitted on the observed pairs and one random pair for each, turns the similarity into a probability
+    p, and the score is ``1 + 9 p``: 5.5 says "as likely observed as drawn at random". Users without any other item and
+    items without text get NaN.
 
     Args:
-        seed: of the random pairs and of whatever a child draws.
+        seed: The seed of the random pairs and of whatever a child draws.
+
+    Attributes:
+        item_vectors: The vectors of the items that have text, [items with text, d]; set by ``prepare``.
+        curve: Intercept and slope of the logistic curve; set by ``prepare``.
     """
+
+    item_vectors: Vectors
+    curve: tuple[float, float]
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
 
-    @property
     @abstractmethod
-    def fingerprint(self) -> str:
-        """Who answers; see ``Scorer``."""
-
-    @abstractmethod
-    def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
-        """Turn the items into vectors.
+    def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+        """Turn items into vectors. Children implement this.
 
         Args:
-            texts: of every item that has one.
-            pairs: int64 [n, 2], the training interactions, with items numbered as ``texts``.
+            texts: The profiles of all items that have text.
+            pairs: The training interactions, int64 [n, 2], with items numbered as in ``texts``.
 
         Returns:
-            [len(texts), d].
+            One row for each text, [len(texts), d].
         """
 
-    def _cosine(self, sums: Vectors, rows: np.ndarray, items: np.ndarray, inside: np.ndarray) -> np.ndarray:
-        """Compare items with what is left of a sum without them. (A cosine does not tell a sum from the mean.)
+    def cosine(self, sums: Vectors, rows: np.ndarray, items: np.ndarray, inside: np.ndarray) -> np.ndarray:
+        """Compare items with preferences from which they are left out. Children may override this.
+
+        A sum of vectors serves as well as their mean, because the cosine ignores the length.
 
         Args:
-            sums: [users, d], the sum of the vectors in each preference.
-            rows: int64 [n], of ``sums``.
-            items: int64 [n], rows of the vectors.
-            inside: bool [n], whether the item is in the sum.
+            sums: The sum of the vectors in each preference, [users, d].
+            rows: The row of ``sums`` for each pair, int64 [n].
+            items: The row of ``item_vectors`` for each pair, int64 [n].
+            inside: Whether the item is part of the sum, bool [n].
 
         Returns:
             float [n]; NaN where there is nothing to compare.
         """
-        vectors = self._item_vectors
-        # With s the sum and v the vector: (s - v) v = s v - v v and |s - v|^2 = s s - 2 s v + v v. One product of n
-        # rows instead of three and a difference, which are what a sparse s - v costs.
+        vectors = self.item_vectors
+        # With the sum s and the vector v: (s - v) v = s v - v v and |s - v|^2 = s s - 2 s v + v v. This takes one
+        # product over n rows, where a sparse s - v would take three and a difference.
         sv = (sums[rows] * vectors[items]).sum(axis=1)
         ss = (sums * sums).sum(axis=1)[rows]
         vv = self._squares[items]
         norms = np.sqrt(np.maximum(ss - inside * (2 * sv - vv), 0) * vv)
-        # A text without a single word, such as "!!!", has the vector 0, which is like nothing.
+        # A text without a single word, such as "!!!", has the zero vector, which resembles nothing.
         cosine = np.full(len(norms), np.nan)
         np.divide(sv - inside * vv, norms, out=cosine, where=norms > 1e-12)
         return cosine
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
-        """Make the vectors and fit the calibration.
+        """Compute the vectors and fit the logistic curve.
 
         Args:
-            items: text fields of each item.
-            pairs: int64 [n, 2], the noisy training interactions (user, item).
+            items: The text fields of each item.
+            pairs: The noisy training interactions (user, item), int64 [n, 2].
 
         Raises:
-            ValueError: no item has text, a pair that names no item, or too few interactions to fit anything.
+            ValueError: If no item has text, a pair names an item that does not exist, or there are too few
+                interactions to fit the curve.
         """
         observed = pairs.cpu().numpy()
         _check_range(observed[:, 1], len(items))
@@ -95,42 +101,42 @@ class VectorScorer(Scorer, ABC):
                 f"None of the {len(items)} items has text, so there is nothing to judge by. Put an items.jsonl or an "
                 ".item file beside the interactions (docs/data.md)."
             )
-        # Items without text do not exist for what follows: -1.
+        # From here on, items without text do not exist: their row is -1.
         self._row = np.where(has_text, has_text.cumsum() - 1, -1)
         observed = np.stack([observed[:, 0], self._row[observed[:, 1]]], axis=1)
         observed = np.unique(observed[observed[:, 1] >= 0], axis=0)
-        self._item_vectors = self._vectors([profile for profile in profiles if profile != NO_TEXT], observed)
-        self._squares: np.ndarray = (self._item_vectors * self._item_vectors).sum(axis=1)
+        self.item_vectors = self.vectorize([profile for profile in profiles if profile != NO_TEXT], observed)
+        self._squares: np.ndarray = (self.item_vectors * self.item_vectors).sum(axis=1)
         self._calibrate(observed)
 
     def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
-        """The preference of a user is the list of their items: nothing is computed yet.
+        """Return the list of each user's items as their preference; nothing is computed yet.
 
         Args:
-            histories: the items of each user.
+            histories: The items of each user.
 
         Returns:
-            Their items, each once.
+            The items of each user, without repetitions.
         """
         return {user: list(dict.fromkeys(items)) for user, items in histories.items()}
 
     def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
-        """Judge pairs.
+        """Judge pairs of users and items.
 
         Args:
-            preferences: items by user.
-            pairs: int64 [n, 2], (user, item).
+            preferences: The items of each user.
+            pairs: The pairs (user, item), int64 [n, 2].
 
         Returns:
-            float32 [n], 1 to 10, on the device of ``pairs``; NaN for an item without text and for a user who has no
+            float32 [n], 1 to 10, on the device of ``pairs``. NaN for an item without text and for a user who has no
             *other* item with text.
 
         Raises:
-            ValueError: an item that does not exist.
-            TypeError: a preference that another scorer made.
-            RuntimeError: ``prepare`` was not called.
+            ValueError: If an item does not exist.
+            TypeError: If a preference was made by another scorer.
+            RuntimeError: If ``prepare`` was not called.
         """
-        if not hasattr(self, "_curve"):
+        if not hasattr(self, "curve"):
             raise RuntimeError(f"Call {type(self).__name__}.prepare(items, pairs) before score().")
         users, items = pairs.cpu().numpy().T
         _check_range(items, len(self._row))
@@ -140,8 +146,8 @@ class VectorScorer(Scorer, ABC):
         listed = np.fromiter(chain.from_iterable(histories), np.int64, int(sizes.sum()))
         _check_range(listed, len(self._row))
         history = np.stack([np.repeat(np.array(asked, dtype=np.int64), sizes), self._row[listed]], axis=1)
-        similarity = self._similarity(history[history[:, 1] >= 0], users, self._row[items])
-        intercept, slope = self._curve
+        similarity = self.similarity(history[history[:, 1] >= 0], users, self._row[items])
+        intercept, slope = self.curve
         return torch.from_numpy(1 + 9 * expit(intercept + slope * similarity)).float().to(pairs.device)
 
     def revise(
@@ -153,15 +159,15 @@ class VectorScorer(Scorer, ABC):
         """Remove the disliked items, then add the liked ones.
 
         Args:
-            preferences: items by user; not changed.
-            disliked: items to remove; one that is not there is passed over.
-            liked: items to add; one that is there already is passed over.
+            preferences: The items of each user; not changed.
+            disliked: The items to remove; those that are not in the preference are ignored.
+            liked: The items to add; those that are already in the preference are ignored.
 
         Returns:
-            The new preferences of the users in ``disliked`` or ``liked`` that had one.
+            The new preferences of the users in ``disliked`` or ``liked`` who had one.
 
         Raises:
-            TypeError: a preference that another scorer made.
+            TypeError: If a preference was made by another scorer.
         """
         revised: dict[int, Preference] = {}
         for user in (user for user in preferences if user in disliked or user in liked):
@@ -170,47 +176,47 @@ class VectorScorer(Scorer, ABC):
             revised[user] = list(dict.fromkeys([*kept, *liked.get(user, ())]))
         return revised
 
-    def _similarity(self, history: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Cosine of each pair, the judged item left out.
+    def similarity(self, history: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
+        """Return the cosine of each pair, with the judged item left out of the preference.
 
         Args:
-            history: int64 [m, 2], (user, row of the vectors), what the preferences are made from.
-            users: int64 [n].
-            items: int64 [n], rows of the vectors; -1 for an item without text.
+            history: The items that the preferences consist of, int64 [m, 2] (user, row of ``item_vectors``).
+            users: The user of each pair, int64 [n].
+            items: The row of ``item_vectors`` of each pair, int64 [n]; -1 for an item without text.
 
         Returns:
-            float64 [n], NaN where there is no answer.
+            float64 [n]; NaN where there is no answer.
         """
-        num_rows = self._item_vectors.shape[0]
+        num_rows = self.item_vectors.shape[0]
         asked, user_rows = np.unique(users, return_inverse=True)
         place = np.searchsorted(asked, history[:, 0]).clip(max=len(asked) - 1)
         of_asked = asked[place] == history[:, 0]
-        # Sorted, and no item twice.
+        # Sorted, without repetitions.
         keys = np.unique(place[of_asked] * num_rows + history[of_asked, 1])
         membership = sp.csr_array(
-            (np.ones(len(keys), self._item_vectors.dtype), np.divmod(keys, num_rows)), (len(asked), num_rows)
+            (np.ones(len(keys), self.item_vectors.dtype), np.divmod(keys, num_rows)), (len(asked), num_rows)
         )
         inside = np.isin(user_rows * num_rows + items, keys) & (items >= 0)
         others = np.diff(membership.indptr)[user_rows] - inside
         similarity = np.full(len(users), np.nan)
-        # By user, so that a chunk needs the sums of few users only.
+        # Sorted by user, so that a chunk needs the sums of only a few users.
         answerable = np.flatnonzero((others > 0) & (items >= 0))
         answerable = answerable[user_rows[answerable].argsort(kind="stable")]
-        for start in range(0, len(answerable), _CHUNK):
-            chunk = answerable[start : start + _CHUNK]
+        for start in range(0, len(answerable), CHUNK):
+            chunk = answerable[start : start + CHUNK]
             first, last = user_rows[chunk[[0, -1]]]
-            sums = membership[first : last + 1] @ self._item_vectors
-            similarity[chunk] = self._cosine(sums, user_rows[chunk] - first, items[chunk], inside[chunk])
+            sums = membership[first : last + 1] @ self.item_vectors
+            similarity[chunk] = self.cosine(sums, user_rows[chunk] - first, items[chunk], inside[chunk])
         return similarity
 
     def _calibrate(self, observed: np.ndarray) -> None:
         """Fit ``p(observed | similarity) = expit(intercept + slope * similarity)`` with slope >= 0."""
         rng = np.random.default_rng([self.seed, 0xCA11])
         users, items = observed.T
-        num_rows = self._item_vectors.shape[0]
+        num_rows = self.item_vectors.shape[0]
         drawn = rng.integers(num_rows, size=len(users))
         free = ~np.isin(users * num_rows + drawn, users * num_rows + items)
-        similarity = self._similarity(observed, np.r_[users, users[free]], np.r_[items, drawn[free]])
+        similarity = self.similarity(observed, np.r_[users, users[free]], np.r_[items, drawn[free]])
         label = np.repeat([1.0, 0.0], [len(users), free.sum()])
         answered = np.isfinite(similarity)
         similarity, label = similarity[answered], label[answered]
@@ -226,7 +232,7 @@ class VectorScorer(Scorer, ABC):
         def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
             logit = parameters[0] + parameters[1] * standard
             error = weight * (expit(logit) - label)
-            # The small penalty keeps the slope finite where the two groups do not overlap.
+            # The small penalty keeps the slope finite if the two groups do not overlap.
             value = (weight * (np.logaddexp(0, logit) - label * logit)).sum() + 5e-4 * parameters[1] ** 2
             return value, np.array([error.sum(), (error * standard).sum() + 1e-3 * parameters[1]])
 
@@ -238,7 +244,7 @@ class VectorScorer(Scorer, ABC):
                 "are about 5.5.",
                 stacklevel=3,
             )
-        self._curve = (intercept - slope * center / scale, slope / scale)
+        self.curve = (intercept - slope * center / scale, slope / scale)
 
 
 def _items_of(preferences: Mapping[int, Preference], user: int) -> list[int]:

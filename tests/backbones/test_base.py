@@ -173,11 +173,3 @@ def test_predict_gives_the_best_unseen_items() -> None:
     scores[seen[:, 0], seen[:, 1]] = -torch.inf
     expected = scores.topk(7, dim=1)
     assert torch.equal(torch.cat([batch["item"] for batch in batches]), expected.indices)  # type: ignore[call-overload]
-
-
-def test_rank_is_float32_under_autocast() -> None:
-    model = MF(3, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        predictions = model.rank(torch.arange(3))
-    assert predictions.dtype == torch.float32
-    torch.testing.assert_close(predictions, model.rank(torch.arange(3)))

@@ -9,7 +9,7 @@ from small_fits import catalog, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import SampleRecorder, VariancePruning
-from llmhd_pl.callbacks.batch_denoiser import ramp_length
+from llmhd_pl.callbacks.ramps import ramp_length
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
 
 

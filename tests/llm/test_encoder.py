@@ -14,7 +14,8 @@ from torch import Tensor
 pytest.importorskip("safetensors", reason="safetensors is not installed (extra: encoder)")
 
 from llmhd_pl.llm import encoder
-from llmhd_pl.llm.encoder import EncoderScorer, read_tensors, write_tensors
+from llmhd_pl.llm.alignment import align, make_projections, scale
+from llmhd_pl.llm.encoder import EncoderScorer
 
 NUM_USERS, NUM_ITEMS, WIDTH, TASTES = 100, 200, 32, 4
 
@@ -110,18 +111,18 @@ def test_scores_equal_a_loop_that_leaves_the_judged_item_out(stub: StubEncoder, 
     preferences = histories(pairs)
     asked = torch.cat([pairs[:100], torch.tensor([[0, 3], [1, 3], [2, 11]])])
     expected = []
-    projections = encoder._projections(WIDTH)
+    projections = make_projections(WIDTH)
     if aligned:
-        projections.load_state_dict(encoder.align(centred[with_text], with_text_pairs(pairs), seed=0))
+        projections.load_state_dict(align(centred[with_text], with_text_pairs(pairs), seed=0))
     for user, item in asked.tolist():
         others = [other for other in preferences[user] if other not in (item, 11)]
         mean, judged = centred[others].mean(dim=0), centred[item]
         if aligned:
-            scale = WIDTH**0.5
-            mean = projections["preference"](F.normalize(mean, dim=0) * scale).detach()
-            judged = projections["item"](F.normalize(judged, dim=0) * scale).detach()
+            length = WIDTH**0.5
+            mean = projections["preference"](F.normalize(mean, dim=0) * length).detach()
+            judged = projections["item"](F.normalize(judged, dim=0) * length).detach()
         cosine = float(F.cosine_similarity(mean, judged, dim=0))
-        intercept, slope = scorer._curve
+        intercept, slope = scorer.curve
         expected.append(float("nan") if item == 11 else 1 + 9 * float(expit(intercept + slope * cosine)))
     scores = scorer.score({**preferences}, asked)
     torch.testing.assert_close(scores, torch.tensor(expected), atol=1e-3, rtol=0, equal_nan=True)
@@ -138,12 +139,12 @@ def test_alignment_never_sees_an_item_in_its_own_mean() -> None:
     rng = np.random.default_rng(2)
     pairs = torch.tensor([[u, i] for u in range(2000) for i in sorted(rng.choice(NUM_ITEMS, 4, replace=False))])
     table = torch.from_numpy(rng.normal(size=(NUM_ITEMS, WIDTH))).float()
-    projections = encoder._projections(WIDTH)
-    projections.load_state_dict(encoder.align(table, pairs, seed=0))
+    projections = make_projections(WIDTH)
+    projections.load_state_dict(align(table, pairs, seed=0))
     sums = torch.zeros(2000, WIDTH).index_add_(0, pairs[:, 0], table[pairs[:, 1]])
     with torch.no_grad():
-        preferences = F.normalize(projections["preference"](encoder._scaled(sums)), dim=1)
-        judged = F.normalize(projections["item"](encoder._scaled(table)), dim=1)
+        preferences = F.normalize(projections["preference"](scale(sums)), dim=1)
+        judged = F.normalize(projections["item"](scale(table)), dim=1)
     fits = preferences @ judged.T
     inside = torch.zeros(fits.shape, dtype=torch.bool)
     inside[pairs[:, 0], pairs[:, 1]] = True
@@ -185,7 +186,7 @@ def test_cache_knows_texts_model_interactions_and_seed(
 
     def learn_nothing(embeddings: Tensor, pairs: Tensor, seed: int) -> dict[str, Tensor]:
         aligned.append(seed)
-        return encoder._projections(WIDTH, torch.Generator().manual_seed(seed)).state_dict()
+        return make_projections(WIDTH, torch.Generator().manual_seed(seed)).state_dict()
 
     monkeypatch.setattr(encoder, "align", learn_nothing)
     pairs, _ = interactions()
@@ -244,18 +245,6 @@ def test_damaged_cache_file_is_set_aside_and_made_anew(
     assert stub.loaded == 2
 
 
-def test_interrupted_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def killed(tensors: object, path: str, metadata: object) -> None:
-        Path(path).write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(encoder, "save_file", killed)
-    with pytest.raises(KeyboardInterrupt):
-        write_tensors(tmp_path / "a.safetensors", {"x": torch.ones(2)})
-    assert list(tmp_path.iterdir()) == []
-    assert read_tensors(tmp_path / "a.safetensors") is None
-
-
 def test_fingerprint(tmp_path: Path) -> None:
     for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / name).mkdir()
@@ -273,7 +262,7 @@ def test_fingerprint(tmp_path: Path) -> None:
 
 def test_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ImportError, match=r"pip install -c constraints\.txt -e '\.\[encoder\]'"):
+    with pytest.raises(ImportError, match=r"pip install 'llmhd-pl\[encoder\]'"):
         scores_of(EncoderScorer("hub/id", cache_dir=None))
 
 

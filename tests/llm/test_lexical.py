@@ -44,7 +44,7 @@ def test_scores_equal_a_dense_loop_that_leaves_the_judged_item_out() -> None:
             continue
         mean = np.mean(others, axis=0)
         cosine = mean @ vectors[item] / np.linalg.norm(mean) / np.linalg.norm(vectors[item])
-        intercept, slope = scorer._curve
+        intercept, slope = scorer.curve
         expected.append(1 + 9 * expit(intercept + slope * cosine))
     scores = scorer.score({**histories}, pairs)
     torch.testing.assert_close(scores, torch.tensor(expected).float(), atol=1e-5, rtol=0, equal_nan=True)
@@ -58,8 +58,3 @@ def test_shared_words_make_a_fit() -> None:
 
 def test_short_words_and_numbers_count() -> None:
     assert list(vectorizer(100).build_analyzer()("5th A, B2")) == ["5th", "a", "b2", "5th a", "a b2"]
-
-
-def test_fingerprint_holds_the_settings() -> None:
-    assert LexicalScorer().fingerprint == LexicalScorer().fingerprint
-    assert len({LexicalScorer().fingerprint, LexicalScorer(10).fingerprint, LexicalScorer(seed=1).fingerprint}) == 3

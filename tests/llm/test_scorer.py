@@ -16,13 +16,11 @@ from llmhd_pl.llm.vectors import Vectors, VectorScorer
 class TableScorer(VectorScorer):
     """Item k has row k of a table, if it has text."""
 
-    fingerprint = "table"
-
     def __init__(self, table: np.ndarray) -> None:
         super().__init__()
         self.table = table
 
-    def _vectors(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+    def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
         return self.table[[int(text) for text in texts]]
 
 
@@ -60,7 +58,7 @@ def naive_score(
         return float("nan")
     mean, judged = scorer.table[others].astype(np.float64).mean(axis=0), scorer.table[item].astype(np.float64)
     cosine = mean @ judged / np.linalg.norm(mean) / np.linalg.norm(judged)
-    intercept, slope = scorer._curve
+    intercept, slope = scorer.curve
     return float(1 + 9 * expit(intercept + slope * cosine))
 
 
@@ -79,7 +77,7 @@ def test_scores_equal_a_loop_that_leaves_the_judged_item_out(
     without = (3, 4, 17)
     scorer, _ = prepared(without)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vectors, "_CHUNK", chunk)
+        patch.setattr(vectors, "CHUNK", chunk)
         scores = scorer.score({**preferences}, torch.tensor(pairs, dtype=torch.int64).view(-1, 2))
     expected = [naive_score(scorer, preferences, pair, without) for pair in pairs]
     assert scores.dtype == torch.float32
@@ -115,7 +113,7 @@ def test_calibration_is_monotone_and_centred() -> None:
     everything = torch.cartesian_prod(torch.arange(40), torch.arange(30))
     scores = scorer.score({**preferences}, everything)
     observed = pairs.numpy()
-    similarity = scorer._similarity(observed, *everything.numpy().T)
+    similarity = scorer.similarity(observed, *everything.numpy().T)
     order = similarity.argsort()
     assert (scores[order].diff() >= 0).all()
     assert len(scores.unique()) > 1000  # no steps: the order of the candidates is wanted
