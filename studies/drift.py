@@ -2,14 +2,15 @@
 
     python studies/drift.py
 
-Summarises the preferences of readers of ``SyntheticCatalog``, whose tastes are known, and revises them ten times. In
-every update a reader's preference is told of two books that are not liked and two that are. With *correct* flags these
-are misclicks and books of the reader's tastes; with *wrong* flags it is the other way round; *half* takes one of each.
+Summarises the preferences of the readers of ``SyntheticCatalog``, whose tastes are known, and revises them ten times.
+Every update tells of two books that the reader does not like and of two that the reader likes. With *correct* flags,
+these are misclicks and books of the reader's tastes; with *wrong* flags, it is the other way round; *half* takes one of
+each.
 
-Measured after every update: the AUC of the reader's test books against books outside the tastes (quality); the share of
-the preferences that name, or for lists of items hold most of, the main taste; the share of pairs that are on the same
-side of 5.5 as before the update, and as in the beginning (consistency). For the embedded judge, which writes texts, and
-for ``LexicalScorer``, whose preferences are lists of items.
+Measured after every update are the AUC of the reader's test books against books outside the tastes (quality), the share
+of preferences that name the main taste, or of lists in which it is the most frequent one, and the share of pairs that
+are on the same side of 5.5 as before the update and as at the beginning (consistency). The judges are the embedded one,
+which writes texts, and ``LexicalScorer``, whose preferences are lists of items.
 
 Writes ``docs/studies/drift.csv`` and ``docs/studies/drift.png``.
 """
@@ -38,7 +39,7 @@ from llmhd_pl.metrics import auc
 
 UPDATES, TOLD = 10, 2
 NAMES = list(TOPICS)
-FLAGS = {"correct": 1.0, "half": 0.5, "wrong": 0.0}  # the share of what is told that is true
+FLAGS = {"correct": 1.0, "half": 0.5, "wrong": 0.0}  # the share of what an update tells that is true
 
 
 class Readers:
@@ -61,7 +62,7 @@ class Readers:
         self.liked = self.data.interactions.test
         others = [[user, rng.choice(sorted(outside[user]))] for user in self.liked[:, 0].tolist()]
         self.not_liked = torch.tensor(others)
-        # Updates are never told of the books that preferences are judged by.
+        # Updates never tell of the books that preferences are judged by.
         for user, item in self.liked.tolist():
             inside[user].discard(item)
         for user, item in others:
@@ -73,7 +74,7 @@ class Readers:
         }
 
     def names_main(self, user: int, preference: Preference) -> bool:
-        """Whether a preference names the main taste, or has it most often."""
+        """Return whether a preference names the main taste or, as a list, has it most often."""
         if isinstance(preference, str):
             return NAMES[self.main[user]] in preference
         return (
@@ -81,7 +82,7 @@ class Readers:
         )
 
     def told(self, user: int, truth: float, update: int) -> tuple[list[int], list[int]]:
-        """What an update says that the reader does not like, and likes; other books in every update."""
+        """Return the books that an update says the reader does not like and likes; other ones in every update."""
         rng = random.Random(f"{user} {update}")
         right = round(truth * TOLD)
         misclicks = self.misclicks.get(user) or self.outside[user]
@@ -93,7 +94,7 @@ class Readers:
 
 
 def study(scorer: Scorer, readers: Readers, truth: float) -> list[dict[str, float]]:
-    """Ten updates; a row for the beginning and one after each."""
+    """Update ten times, and return a row for the beginning and one for each update."""
     preferences: dict[int, Preference] = scorer.summarize(readers.histories)
     pairs = torch.cat([readers.liked, readers.not_liked])
     rows: list[dict[str, float]] = []
@@ -130,7 +131,7 @@ def _words(preference: Preference) -> list[Any]:
 
 
 def main() -> None:
-    """Run the study, print and save it."""
+    """Run the study, print the result and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--readers", type=int, default=100)
     readers = Readers(parser.parse_args().readers)
@@ -151,7 +152,7 @@ def main() -> None:
 
 
 def plot(table: pd.DataFrame) -> None:
-    """Quality and consistency over the updates."""
+    """Plot quality and consistency over the updates."""
     import matplotlib
 
     matplotlib.use("Agg")

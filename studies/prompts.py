@@ -2,13 +2,13 @@
 
     python studies/prompts.py
 
-Asks one judge about the same pairs of readers and books in several ways, and compares each with the first one: rank
-correlation (Spearman), the share of pairs that change sides at 5.5, where an item begins to fit, the mean move of the
-score, and what it costs: the AUC of right interactions against misclicks. The ways: another order of the history that
-the preference is summarised from, books without their titles, another wording of the questions, the scale from
-high to low, a score that is written instead of expected, weights that are not quantised.
+Asks one judge about the same pairs of readers and books in several ways and compares each way with the first one: the
+rank correlation (Spearman), the share of pairs that change sides at 5.5, where an item begins to fit, the mean change
+of the score, and the AUC of right interactions against misclicks, which says what the change costs. The ways are:
+another order of the history that the preference is summarised from, books without their titles, another wording of the
+questions, the scale from high to low, a score that is written instead of expected, and weights that are not quantised.
 
-The judge is the embedded one, on ``SyntheticCatalog``; give ``--model`` for another, a hub id or a folder. Writes
+The judge is the embedded one, on ``SyntheticCatalog``; ``--model`` takes another one, a hub id or a folder. Writes
 ``docs/studies/prompts.csv`` and ``docs/studies/prompts.png``.
 """
 
@@ -39,7 +39,7 @@ BOOKS = (Path(prompts.__file__).parent / "templates" / "books.toml").read_text(e
 
 
 def reworded() -> str:
-    """The questions about books in other words."""
+    """Return the prompts about books with the questions in other words."""
     changes = {
         "The reader's taste:": "What this reader likes:",
         "The book:": "Here is the book:",
@@ -58,7 +58,7 @@ def reworded() -> str:
 
 
 def upside_down() -> str:
-    """The scale with its highest level first."""
+    """Return the prompts about books with the highest level of the scale first."""
     levels = re.findall(r"^\d+: .*\n", BOOKS, re.MULTILINE)
     if len(levels) != 10:
         raise ValueError(f"The scale of the prompts has {len(levels)} levels.")
@@ -72,7 +72,7 @@ def scores(
     texts: Sequence[Mapping[str, str]],
     **arguments: Any,
 ) -> Tensor:
-    """Summarise and score."""
+    """Return the scores of pairs, asked in one way."""
     settings: dict[str, Any] = {"history_tokens": 512, "prompts": "books"} | arguments
     judge = QuantizedLLM(**settings)
     judge.prepare(texts, torch.stack([data.train_users, data.train_items], dim=1))
@@ -80,9 +80,9 @@ def scores(
 
 
 def main() -> None:
-    """Run the study, print and save it."""
+    """Run the study, print the result and save it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(FOLDER), help="hub id or folder; the embedded judge if not given")
+    parser.add_argument("--model", default=str(FOLDER), help="hub id or folder; by default the embedded judge")
     parser.add_argument("--readers", type=int, default=150)
     arguments = parser.parse_args()
     data = SyntheticCatalog(arguments.readers, books_per_reader=20, hard_share=0.3, misclick_share=0.4, seed=5)
@@ -145,7 +145,7 @@ def main() -> None:
 
 
 def plot(given: Mapping[str, Tensor], table: pd.DataFrame) -> None:
-    """Every way's scores against the first one's."""
+    """Plot the scores of every way against those of the first one."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""Two gloo processes train like one; each test is a process of its own, because Lightning starts the second one."""
+"""Two gloo processes train like one. Each run is a subprocess, because Lightning starts the second process itself."""
 
 import os
 import subprocess
