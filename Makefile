@@ -1,19 +1,24 @@
-# Both commands set up .venv by themselves; only Python 3.11, pip and git are needed beforehand.
+# All commands set up .venv by themselves; only Python 3.11, pip and git are needed beforehand.
 PYTHON ?= python3
 BIN = .venv/bin
 
-.PHONY: quickstart test
+.PHONY: quickstart test docs
 
 quickstart: .venv/installed
-	$(BIN)/python train.py fit --config configs/synthetic-lightgcn.yaml --trainer.logger.init_args.version quickstart-bpr
-	$(BIN)/python train.py fit --config configs/quickstart.yaml --trainer.logger.init_args.version quickstart-llmhd
-	$(BIN)/python -m llmhd_pl.report runs/quickstart-bpr runs/quickstart-llmhd
+	$(BIN)/llmhd quickstart
 
 test: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy llmhd_pl train.py benchmarks studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+docs: .venv/installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+.venv/installed-docs: .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[docs]'
+	touch $@
 
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

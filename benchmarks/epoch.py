@@ -1,14 +1,14 @@
-"""Time of one training epoch on Yelp: ours, the bare loop, and the same model on PyG's LGConv, side by side.
+"""Time one training epoch on Yelp: our LightGCN, a bare loop, and the same model on PyG's LGConv.
 
-    python benchmarks/epoch.py --data_dir ../shared/data/yelp
+    python benchmarks/epoch.py --data_dir data/yelp
 
-All three train LightGCN (d = 64, 2 layers, BPR with L2, fused Adam) on the same batches of 1024. "bare loop" does our
-operations without Lightning; "LGConv" runs under the same Trainer, with the propagation by PyG's layer on edge_index.
-The rounds alternate, so that a machine that changes its speed changes it for all.
+All three train LightGCN (d = 64, 2 layers, BPR with L2, fused Adam) on the same batches of 1024. The "bare loop" does
+our operations without Lightning. "LGConv" runs under the same Trainer and propagates with PyG's layer on an edge_index.
+The three take turns, so that a machine that changes its speed changes it for all of them.
 
     python benchmarks/epoch.py --backbones
 
-times one epoch of every backbone instead, with its defaults at 2 graph layers, NCL with its prototypes.
+times one epoch of every backbone instead, with its defaults at 2 graph layers, and NCL with its prototypes.
 """
 
 import argparse
@@ -28,21 +28,19 @@ from llmhd_pl.datamodules import TrainBatches, Yelp
 from llmhd_pl.losses import bpr_loss
 from llmhd_pl.memory import keep_freed_memory
 
-warnings.simplefilter("ignore")
-
 
 class LGConvLightGCN(LightGCN):
-    """The same model, propagated by PyG's LGConv on an edge_index, normalised as LGConv does it."""
+    """LightGCN that propagates with PyG's LGConv on an edge_index, which it also lets normalise the graph."""
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:
-        """Keep the edges as an edge_index."""
+        """Keep the edges, both int64 [n], as an edge_index."""
         super().set_graph(users, items)
         edges = torch.stack([users, items + self.num_users])
         self.edge_index = torch.cat([edges, edges.flip(0)], dim=1)
         self.convolution = LGConv()
 
     def final_embeddings(self) -> Tensor:
-        """The mean over the layers."""
+        """Return the mean over the layers: [users + items, d]."""
         layer = total = self.embedding.weight
         for _ in range(self.num_layers):
             layer = self.convolution(layer, self.edge_index)
@@ -51,7 +49,7 @@ class LGConvLightGCN(LightGCN):
 
 
 class EpochTimer(Callback):
-    """Seconds from the start to the end of the training epoch."""
+    """Measures the seconds from the start to the end of the training epoch."""
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -63,7 +61,7 @@ class EpochTimer(Callback):
 
 
 def trainer_epoch(model: Backbone, data: Yelp) -> float:
-    """One epoch under the Trainer, progress bar included, as a user runs it."""
+    """Return the seconds of one epoch under the Trainer, with the progress bar, as a user runs it."""
     timer = EpochTimer()
     trainer = Trainer(
         accelerator="cpu",
@@ -79,7 +77,7 @@ def trainer_epoch(model: Backbone, data: Yelp) -> float:
 
 
 def bare_epoch(model: LightGCN, data: Yelp) -> float:
-    """The same operations in a plain loop."""
+    """Return the seconds of the same operations in a plain loop."""
     optimizer = model.configure_optimizers()
     start = time.perf_counter()
     for batch in TrainBatches(data, lambda: 0):
@@ -119,12 +117,13 @@ def time_backbones(data: Yelp, rounds: int) -> None:
 
 def main() -> None:
     """Run the rounds and print the medians and their ratios."""
+    warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--backbones", action="store_true", help="time every backbone")
+    parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed")
+    parser.add_argument("--backbones", action="store_true", help="time every backbone instead")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py does
+    keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir)
     data.setup()
     if arguments.backbones:

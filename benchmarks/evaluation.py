@@ -1,9 +1,9 @@
-"""Time of a full-rank evaluation on Yelp's test users: ours against torchmetrics' retrieval metrics.
+"""Time the full-ranking evaluation of Yelp's test users: our metrics against torchmetrics' retrieval metrics.
 
-    python benchmarks/evaluation.py --data_dir ../shared/data/yelp
+    python benchmarks/evaluation.py --data_dir data/yelp
 
-Both get the same predictions, users x items with the seen items at -inf, and give Recall and NDCG at 10. torchmetrics
-takes them flat, with the index of the user beside each prediction.
+Both compute Recall and NDCG at 10 from the same predictions, [users, items], with the seen items at -inf. torchmetrics
+takes them flattened, with the index of the user of each prediction.
 """
 
 import argparse
@@ -19,11 +19,9 @@ from llmhd_pl.datamodules import EvaluationBatches, Yelp
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 
-warnings.simplefilter("ignore")
-
 
 def ours(predictions: torch.Tensor, batches: EvaluationBatches) -> tuple[float, float]:
-    """Block by block: mask, top K, sums."""
+    """Return Recall and NDCG at 10, computed batch by batch: mask the seen items, take the top K, add up."""
     recall, ndcg = Recall(10), NDCG(10)
     start = 0
     for batch in batches:
@@ -36,7 +34,10 @@ def ours(predictions: torch.Tensor, batches: EvaluationBatches) -> tuple[float, 
 
 
 def theirs(predictions: torch.Tensor, batches: EvaluationBatches) -> tuple[float, float]:
-    """Flat predictions, targets and indexes; 100 users at a time would be faster, but is not what the metric does."""
+    """Return Recall and NDCG at 10 of torchmetrics, from all users at once, as the metrics compute them at the end.
+
+    Calling them on 100 users at a time would be faster, but that is not what the metrics do.
+    """
     predictions = predictions.clone()
     target = torch.zeros(predictions.shape, dtype=torch.bool)
     start = 0
@@ -55,10 +56,11 @@ def theirs(predictions: torch.Tensor, batches: EvaluationBatches) -> tuple[float
 
 def main() -> None:
     """Time both on the same predictions, ours three times, and print the ratio."""
+    warnings.simplefilter("ignore")
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
+    parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py does
+    keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir)
     data.setup()
     batches = data.test_dataloader()

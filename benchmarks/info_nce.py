@@ -1,9 +1,9 @@
-"""Time of InfoNCE with its gradients, ours against the plain formula under autograd, on Yelp's sizes.
+"""Time InfoNCE and its gradients, ours against the plain formula under autograd, with the sizes of Yelp.
 
     OMP_NUM_THREADS=1 python benchmarks/info_nce.py
 
-A batch of 1024 samples has about 980 different users, if they are drawn at random; each is told apart from all 11,091
-(SGL, NCL, RGCF). Both work on the same numbers, in turns.
+A batch of 1024 samples has about 980 different users if they are drawn at random. The candidates of each one are all
+11,091 users, as in SGL, NCL and RGCF. The two take turns on the same numbers.
 """
 
 import time
@@ -22,13 +22,13 @@ SAMPLES, NODES, DIM, TEMPERATURE, ROUNDS = 1024, 11_091, 64, 0.2, 20
 
 
 def ours(table: Tensor, other: Tensor, samples: Tensor) -> Tensor:
-    """As the models call it."""
+    """Return the loss as the models compute it."""
     nodes, counts = samples.unique(return_counts=True)
     return info_nce(F.embedding(nodes, table), F.embedding(nodes, other), other, TEMPERATURE, counts)
 
 
 def plain(table: Tensor, other: Tensor, samples: Tensor) -> Tensor:
-    """As the formula is written down."""
+    """Return the loss as the formula is written."""
     one, two = F.normalize(table, dim=1), F.normalize(other, dim=1)
     anchors = F.embedding(samples, one)
     agreement = (anchors * F.embedding(samples, two)).sum(dim=1) / TEMPERATURE
@@ -36,7 +36,7 @@ def plain(table: Tensor, other: Tensor, samples: Tensor) -> Tensor:
 
 
 def timed(loss: Callable[..., Tensor], *tensors: Tensor) -> tuple[float, float]:
-    """Seconds of the loss and its gradients, and the loss."""
+    """Return the seconds of the loss and its gradients, and the loss itself."""
     start = time.perf_counter()
     value = loss(*tensors)
     value.backward()

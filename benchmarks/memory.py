@@ -1,10 +1,10 @@
-"""Memory of the per-sample state, and time and memory of the selection at the end of an epoch.
+"""Measure the memory of the per-sample state, and the time and memory of the selection at the end of an epoch.
 
     OMP_NUM_THREADS=1 python benchmarks/memory.py --millions 10 100
 
-Each size is filled in a process of its own, as five epochs would leave it; then the noise set, the variances, the
-candidates and the flags of the preference updates are taken from it. *Peak* is the largest resident memory of the
-process while it selects, without what Python and PyTorch take before the store is made.
+Each size runs in its own process, which fills a store as five epochs would, and then computes the noise set, the
+variances, the candidates and the flags of the preference updates. *Peak* is the largest resident memory of the process
+during the selection, less what Python and PyTorch had taken before the store was made.
 """
 
 import argparse
@@ -27,13 +27,18 @@ GIB = 2**30
 
 
 def peak() -> int:
-    """The largest resident memory so far, in bytes."""
+    """Return the largest resident memory so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(num_samples: int, pointwise: bool) -> dict[str, float]:
-    """Fill a store and select from it; seconds, and bytes of the peak after each step."""
-    torch.arange(10).float().std()  # what PyTorch loads when it is first used
+    """Fill a store, select from it, and return the seconds of each step and the peak in bytes after it.
+
+    Args:
+        num_samples: The number of samples.
+        pointwise: Whether each sample has two losses.
+    """
+    torch.arange(10).float().std()  # so that PyTorch has loaded what it loads at its first use
     base = peak()
     store = SampleStore(num_samples, WINDOW, pointwise)
     generator = torch.Generator().manual_seed(0)
@@ -64,10 +69,14 @@ def measure(num_samples: int, pointwise: bool) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure each size in a process of its own and print the table."""
+    """Measure each size in its own process and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--millions", type=int, nargs="+", default=[10], help="samples; 100 need about 12 GiB")
-    parser.add_argument("--one", nargs=2, type=int, help=argparse.SUPPRESS)  # samples and 0 or 1: the child process
+    parser.add_argument(
+        "--millions", type=int, nargs="+", default=[10], help="millions of samples; 100 need about 12 GiB"
+    )
+    parser.add_argument(
+        "--one", nargs=2, type=int, help=argparse.SUPPRESS
+    )  # for the child process: samples, and 1 if pointwise
     arguments = parser.parse_args()
     if arguments.one:
         print(json.dumps(measure(arguments.one[0], bool(arguments.one[1]))))
@@ -83,7 +92,7 @@ def main() -> None:
             done = subprocess.run(command, capture_output=True, text=True)
             name = [f"{millions} million", "pointwise" if pointwise else "pairwise"]
             if done.returncode:
-                reason = "killed for want of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
+                reason = "killed, out of memory" if done.returncode < 0 else done.stderr.strip().splitlines()[-1]
                 table.add_row(*name, reason)
                 continue
             found = json.loads(done.stdout)

@@ -1,13 +1,15 @@
-"""What recording, pruning and weighting cost: LightGCN on Yelp with the method's callbacks and without.
+"""Measure what the method's callbacks cost: epochs of LightGCN on Yelp with and without them.
 
-    OMP_NUM_THREADS=1 python benchmarks/overhead.py --data_dir ../shared/data/yelp
+    OMP_NUM_THREADS=1 python benchmarks/overhead.py --data_dir data/yelp
 
-One fit (d = 64, 2 layers, batch 1024, 20 % random noise) in which the callbacks act in every second epoch, so that a
-machine that changes its speed changes it for both. The judge answers at once from a formula: no time of a language
-model is in it, but all that is done around one is. The drop rate is at its end from the first epoch on. An epoch is
-timed from its first batch to the end of ``on_train_epoch_end``, by the clock and in CPU time, which other work on the
-machine disturbs less. The second table has the CPU time of each callback's hooks in the same epochs: it leaves out the
-look-up of the weights in the training step, but is no difference of two large numbers.
+There is one fit (d = 64, 2 layers, batch 1024, 20 % random noise) in which the callbacks act in every second epoch, so
+that a machine that changes its speed changes it for both. The judge answers at once from a formula, so that the figures
+contain everything but the time of the language model itself. The drop rate has its final value from the first epoch on.
+
+The first table has the time of an epoch, from its first batch to the end of ``on_train_epoch_end``: wall-clock time and
+CPU time, which other work on the machine disturbs less. The second table has the CPU time of each callback's hooks in
+the same epochs. It does not contain the look-up of the weights in the training step, but neither is it a difference of
+two large numbers.
 """
 
 import argparse
@@ -32,25 +34,23 @@ from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorde
 from llmhd_pl.datamodules import Yelp
 from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.memory import keep_freed_memory
-
-warnings.simplefilter("ignore")
-logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+from llmhd_pl.sample_weights import Batch
 
 TEXT = "Likes quiet cafes with good espresso, Thai food and independent bookshops; avoids chains and loud bars. " * 3
 
 
 class InstantJudge(Scorer):
-    """A ``Scorer`` whose answers cost nothing; preferences are texts of the length that language models write."""
+    """A ``Scorer`` whose answers cost nothing. Its preferences are as long as those of language models."""
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
-        """Nothing to prepare."""
+        """Do nothing."""
 
     def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
-        """The same for everybody."""
+        """Return the same preference for every user."""
         return dict.fromkeys(histories, TEXT)
 
     def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
-        """1 to 10, by no reason."""
+        """Return arbitrary scores between 1 and 10."""
         return 1 + (pairs[:, 0] * 7919 + pairs[:, 1] * 104729) % 1000 / 111
 
     def revise(
@@ -59,12 +59,12 @@ class InstantJudge(Scorer):
         disliked: Mapping[int, Sequence[int]],
         liked: Mapping[int, Sequence[int]],
     ) -> dict[int, Preference]:
-        """The same for everybody."""
+        """Return the same preference for every user."""
         return dict.fromkeys(disliked.keys() | liked.keys(), TEXT)
 
 
 class CPUTimes(Profiler):
-    """CPU seconds of every hook."""
+    """Adds up the CPU seconds of every hook."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,25 +72,40 @@ class CPUTimes(Profiler):
         self._started: dict[str, float] = {}
 
     def start(self, action_name: str) -> None:
-        """A hook begins."""
+        """Start the clock of a hook."""
         self._started[action_name] = time.process_time()
 
     def stop(self, action_name: str) -> None:
-        """A hook ends."""
+        """Stop the clock of a hook."""
         self.seconds[action_name] += time.process_time() - self._started.pop(action_name)
 
 
+class Switchable(LightGCN):
+    """LightGCN whose denoisers can be switched off."""
+
+    denoised = True
+
+    def weights_and_counts(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the weights and counts of the denoisers, or ones while they are switched off."""
+        if self.denoised:
+            return super().weights_and_counts(batch, losses)
+        ones = torch.ones_like(losses)
+        return ones, ones
+
+
 class Alternate(Callback):
-    """Lets the method act in every second epoch, and takes the times; it must be the last callback."""
+    """Lets the method act in every second epoch and measures the epochs. It must be the last callback.
+
+    Args:
+        method: The method's callbacks.
+        profiler: The profiler of the trainer.
+    """
 
     def __init__(self, method: Sequence[Callback], profiler: CPUTimes) -> None:
         self.method, self.profiler = list(method), profiler
-        self.hooks: list[dict[str, float]] = []  # CPU seconds in each epoch in which they act
-        self.times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}  # (clock, CPU) by whether they act
-
-    def on_train_start(self, trainer: Trainer, pl_module: Any) -> None:
-        """Keep the way to the loss."""
-        self._denoisers = pl_module._denoisers
+        self.hooks: list[dict[str, float]] = []  # the CPU seconds of the hooks, of each epoch in which they act
+        # The (wall-clock, CPU) seconds of the epochs in which the method acts, and of those in which it does not.
+        self.times: dict[bool, list[tuple[float, float]]] = {True: [], False: []}
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int) -> None:
         """Start the clocks."""
@@ -98,28 +113,32 @@ class Alternate(Callback):
             self._start = time.perf_counter(), time.process_time()
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
-        """Stop the clocks and switch."""
+        """Stop the clocks and switch the method on or off."""
         acted = len(trainer.callbacks) > 1
         self.times[acted].append((time.perf_counter() - self._start[0], time.process_time() - self._start[1]))
         if acted:
             self.hooks.append({name: spent for name, spent in self.profiler.seconds.items() if "[Callback]" in name})
         self.profiler.seconds.clear()
         trainer.callbacks = [self] if acted else [*self.method, self]
-        pl_module._denoisers = () if acted else self._denoisers
+        pl_module.denoised = not acted
 
 
 def main() -> None:
     """Train, and print the medians, their ratio, and where the time went."""
+    warnings.simplefilter("ignore")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_dir", default="../shared/data/yelp")
-    parser.add_argument("--rounds", type=int, default=8, help="epochs of each kind, after two that do not count")
+    parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
+    parser.add_argument(
+        "--rounds", type=int, default=8, help="epochs of each kind, after two of each that do not count"
+    )
     parser.add_argument("--negative_lifetime", type=int, default=1)
     parser.add_argument("--max_drop_rate", type=float, default=0.2)
     parser.add_argument("--scored", choices=("candidates", "all"), default="candidates")
     arguments = parser.parse_args()
-    keep_freed_memory()  # as train.py does
+    keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir, noise_ratio=0.2, negative_lifetime=arguments.negative_lifetime)
-    model = LightGCN(data.num_users, data.num_items, embedding_dim=64, num_layers=2, learning_rate=0.005, l2=0.001)
+    model = Switchable(data.num_users, data.num_items, embedding_dim=64, num_layers=2, learning_rate=0.005, l2=0.001)
     method: list[Callback] = [
         SampleRecorder(),
         VariancePruning(arguments.max_drop_rate, ramp_iterations=1),
@@ -158,7 +177,7 @@ def main() -> None:
     Console().print(table, hooks)
     print(f"{len(data.train_users)} samples, {torch.get_num_threads()} threads, torch {torch.__version__}")
     clock, cpu = (middle[True][i] / middle[False][i] - 1 for i in (0, 1))
-    print(f"the callbacks take {clock:+.1%} by the clock and {cpu:+.1%} of CPU time (wanted: at most 5 %)")
+    print(f"the callbacks take {clock:+.1%} wall-clock time and {cpu:+.1%} CPU time (wanted: at most 5 %)")
 
 
 if __name__ == "__main__":

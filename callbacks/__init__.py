@@ -1,8 +1,10 @@
 """Callbacks: the only place where Lightning meets the method."""
 
+from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
 from llmhd_pl.callbacks.cost_estimate import CostEstimate
 from llmhd_pl.callbacks.double_correction import DoubleCorrection
 from llmhd_pl.callbacks.early_stopping import EarlyStopping
+from llmhd_pl.callbacks.epoch_end import EpochEndCallback
 from llmhd_pl.callbacks.every_epoch_test import EveryEpochTest
 from llmhd_pl.callbacks.graph_pruning import GraphPruning
 from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
@@ -17,9 +19,11 @@ from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.callbacks.wandb_logger import WandbLogger
 
 __all__ = [
+    "BatchDenoiser",
     "CostEstimate",
     "DoubleCorrection",
     "EarlyStopping",
+    "EpochEndCallback",
     "EveryEpochTest",
     "GraphPruning",
     "LLMSampleScorer",

@@ -7,9 +7,10 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 
+from llmhd_pl.callbacks.epoch_end import required
 from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
 from llmhd_pl.callbacks.preference_updater import PreferenceUpdater
-from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.llm.accounting import estimate
 from llmhd_pl.llm.language_model import LanguageModelScorer
@@ -19,13 +20,13 @@ from llmhd_pl.llm.prompts import item_profile
 class CostEstimate(Callback):
     """Prints the calls and tokens that a fit would take, by ``llmhd_pl.llm.accounting.estimate``, and ends there.
 
-    Append it to a run as it is: ``train.py fit ... --trainer.callbacks+=llmhd_pl.callbacks.CostEstimate``. It assumes
-    that the run takes all of ``max_epochs``, and that the cache is empty. Of the model only the tokenizer is loaded.
+    Append it to a run as it is: ``llmhd fit ... --trainer.callbacks+=llmhd_pl.CostEstimate``. It assumes that the run
+    takes all of ``max_epochs`` and that the cache is empty. Of the model only the tokenizer is loaded.
 
     Raises:
-        RuntimeError: ``LLMSampleScorer`` does not stand before it, or the trainer has no ``max_epochs``.
-        TypeError: the scorer is no language model, so that nothing is paid for.
-        SystemExit: always, when the estimate has been printed.
+        RuntimeError: If ``LLMSampleScorer`` does not come before it, or if the trainer has no ``max_epochs``.
+        TypeError: If the scorer is no language model, so that nothing is paid for.
+        SystemExit: Always, when the estimate has been printed.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -34,15 +35,11 @@ class CostEstimate(Callback):
             return
         recorder, pruning = required(trainer, self, SampleRecorder), required(trainer, self, VariancePruning)
         llm = required(trainer, self, LLMSampleScorer)
-        scorer, data, texts = llm.scorer, getattr(trainer, "datamodule", None), llm.texts
+        scorer, data, texts = llm.scorer, getattr(trainer, "datamodule", None), llm.judgements.texts
         if not isinstance(scorer, LanguageModelScorer):
             raise TypeError(f"{type(scorer).__name__} asks no language model: there is no cost to estimate.")
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("CostEstimate needs the trainer's max_epochs.")
-        assert texts is not None
-        histories: list[list[int]] = [[] for _ in range(int(recorder.users.max()) + 1)]
-        for user, item in zip(recorder.users.tolist(), recorder.items.tolist(), strict=True):
-            histories[user].append(item)
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]
         updaters = [callback for callback in callbacks if isinstance(callback, PreferenceUpdater)]
         batch_size = getattr(data, "batch_size", 1024)
@@ -52,7 +49,7 @@ class CostEstimate(Callback):
         usage = estimate(
             scorer.prompts,
             [item_profile(fields, scorer.item_tokens, scorer.count_tokens) for fields in texts],
-            histories,
+            list(llm.judgements.histories.values()),
             epochs=trainer.max_epochs,
             batch_size=batch_size,
             eps_l_max=pruning.max_drop_rate,

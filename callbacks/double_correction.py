@@ -1,4 +1,4 @@
-"""DoubleCorrection: DCF, drops by a bound on the loss over epochs and relabels some (He et al., KDD 2024)."""
+"""DoubleCorrection: DCF drops by a bound on the loss over epochs, and relabels some (He et al., KDD 2024)."""
 
 from typing import Any
 
@@ -6,32 +6,35 @@ import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.callbacks.batch_denoiser import RateOf
+from llmhd_pl.callbacks.ramps import RateOf
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
 from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
 from llmhd_pl.denoising.store import observed
+from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch
+from llmhd_pl.training_data import training_interactions
 
 
 class DoubleCorrection(TruncatedLoss):
-    """DCF for pointwise losses, and the like for pairwise ones; the formulas are in ``llmhd_pl.denoising.baselines``.
+    """DCF for pointwise losses, and its analogue for pairwise ones; ``llmhd_pl.denoising.baselines`` has the formulas.
 
-    It drops as T-CE does, as many and of the same kind, but by bounds in place of losses. The history of losses is kept
-    by ``batch["sample"]``. A label that is to be flipped is flipped, for this step; in the next epoch the sample is
-    judged anew. Under DDP a sample must stay with its process, as it does with our data modules.
+    It drops as many samples as T-CE, and of the same kind, but by bounds in place of losses. The history of losses is
+    kept by ``batch["sample"]``. A label that is to be flipped is flipped for this step only; in the next epoch the
+    sample is judged anew. Under DDP a sample must stay with its process, as it does with the data modules of this
+    package.
 
     Args:
-        max_drop_rate: delta, see ``TruncatedLoss``.
-        ramp_iterations: optimiser steps, not epochs, until the drop rate reaches it.
-        relabel_ratio: r; of the batch, r times the drop rate of the moment is relabelled instead of dropped.
-        num_samples: training interactions; None takes the length of ``train_users`` of the trainer's data module.
-        ramp_epochs: see ``TruncatedLoss``.
-        rate_of: see ``TruncatedLoss``.
+        max_drop_rate: See ``TruncatedLoss``.
+        ramp_iterations: See ``TruncatedLoss``.
+        relabel_ratio: The share of the samples to be dropped that is relabelled instead; r in the paper.
+        num_samples: The number of training interactions; None takes it from the trainer's data module.
+        ramp_epochs: See ``TruncatedLoss``.
+        rate_of: See ``TruncatedLoss``.
 
     Raises:
-        ValueError: an argument out of its range, or a checkpoint of other data.
-        TypeError: the module has no ``sample_weights``.
-        RuntimeError: the number of samples is not known, or the trainer has no ``max_epochs``, over which sigma^2
+        ValueError: If an argument is out of its range, or if a checkpoint is of other data.
+        TypeError: If the module does not inherit from ``SampleWeights``.
+        RuntimeError: If the number of samples is not known, or if the trainer has no ``max_epochs``, over which sigma^2
             falls.
     """
 
@@ -55,20 +58,20 @@ class DoubleCorrection(TruncatedLoss):
         """Make room for the samples and attach to the loss."""
         if stage != "fit":
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        if self.num_samples is None and not hasattr(data, "train_users"):
-            raise RuntimeError(
-                "DoubleCorrection does not know how many training interactions there are: the trainer's data module "
-                "has no train_users. Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
-            )
+        num_samples = self.num_samples
+        if num_samples is None:
+            remedy = "Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
+            num_samples = len(training_interactions(trainer, self, remedy)[0])
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("DoubleCorrection's sigma^2 falls to 0 over the epochs of a run: set max_epochs.")
-        num_samples = len(data.train_users) if self.num_samples is None else self.num_samples
         self.history = LossHistory(num_samples, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
     def weigh(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """0 for what is dropped, a negative weight for what is relabelled, 1 for the rest; and what each counts."""
+        """Return the weights and what each loss counts in the mean.
+
+        The weight is 0 for what is dropped, negative for what is relabelled, and 1 for the rest.
+        """
         assert self.history is not None and self._trainer.max_epochs is not None
         variance = variance_at(self._trainer.current_epoch, self._trainer.max_epochs)
         bounds = self.history.bounds(batch["sample"], observed(losses), variance)
@@ -82,7 +85,7 @@ class DoubleCorrection(TruncatedLoss):
         pl_module.log("denoise/relabel_rate", self.relabel_ratio * self.drop_rate)
 
     def state_dict(self) -> dict[str, Any]:
-        """The history of all samples, of whichever process; called on every process at once."""
+        """Return the history of all samples, of whichever process. Lightning calls it on every process at once."""
         if self.history is None:
             return {}  # nothing was trained
         state = {name: value.clone() for name, value in vars(self.history).items()}
@@ -90,15 +93,11 @@ class DoubleCorrection(TruncatedLoss):
             return state
         # The process that owns a sample has seen it most often; a sample not seen since a resume is the same for all.
         # Nothing here is negative, so that the largest is what the owners say.
-        owned = state["seen"] == self._reduce_max(state["seen"])
+        owned = state["seen"] == reduced(self._trainer, state["seen"], "max")
         return {
-            name: self._reduce_max(torch.where(owned, value, torch.full_like(value, -1)))
+            name: reduced(self._trainer, torch.where(owned, value, torch.full_like(value, -1)), "max")
             for name, value in state.items()
         }
-
-    def _reduce_max(self, tensor: Tensor) -> Tensor:
-        reduced: Tensor = self._trainer.strategy.reduce(tensor.clone(), reduce_op="max")
-        return reduced
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the history of a checkpoint, whatever the number of processes that wrote it."""

@@ -5,10 +5,10 @@ from pytorch_lightning.callbacks import EarlyStopping as LightningEarlyStopping
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's ``EarlyStopping``; a run that had been stopped, and is resumed after that, takes no further epoch.
+    """Lightning's ``EarlyStopping``, except that a run that was stopped and is resumed later takes no further epoch.
 
-    Lightning restores how long was waited, but not that the waiting was over: a run that is killed in the test after
-    the fit would train on, and end elsewhere.
+    Lightning restores how long it has waited, but not that the waiting was over. A run that is killed during the test
+    after the fit would train on and end elsewhere.
     """
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,26 +1,28 @@
 """EveryEpochTest: the test metrics of every epoch, to say what it costs to choose one by validation."""
 
-from pytorch_lightning import Trainer
+from typing import Any
+
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
-from llmhd_pl.backbones.base import Backbone
 from llmhd_pl.metrics import rank_hits
 
 
 class EveryEpochTest(Callback):
     """Logs ``every_epoch/...``, the test metrics after each epoch, beside the validation metrics.
 
-    For reports on model selection (PAPER.md, "Model selection matters more than the method"). Nothing may be chosen by
-    what it logs: checkpoint and early stopping go by validation.
+    It is for reports on model selection (docs/paper.md, section 7). Nothing may be chosen by what it logs: checkpoints
+    and early stopping go by validation. The module must be a backbone of this package.
     """
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: Backbone) -> None:  # type: ignore[override]
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Rank the catalog for the test users, with the embeddings that validation has just used."""
         if trainer.sanity_checking:
             return
-        metrics = pl_module.test_metrics.clone(prefix="every_epoch/")
+        backbone: Any = pl_module
+        metrics = backbone.test_metrics.clone(prefix="every_epoch/")
         for batch in trainer.datamodule.test_dataloader():  # type: ignore[attr-defined]
             batch = {name: tensor.to(pl_module.device) for name, tensor in batch.items()}
-            hits = rank_hits(pl_module.rank(batch["user"]), batch["seen"], batch["relevant"], pl_module.ks[-1])
+            hits = rank_hits(backbone.rank(batch["user"]), batch["seen"], batch["relevant"], backbone.ks[-1])
             metrics.update(*hits)
         pl_module.log_dict(metrics.compute())

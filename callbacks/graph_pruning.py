@@ -1,33 +1,34 @@
-"""GraphPruning: edges of samples that are dropped again and again leave the graph. Not in the paper."""
+"""GraphPruning: edges of samples that are dropped again and again leave the graph. It is not in the paper."""
 
 from typing import Any
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.callbacks.sample_recorder import SampleRecorder, require_last, required
+from llmhd_pl.callbacks.epoch_end import EpochEndCallback
+from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import observed
+from llmhd_pl.training_data import training_interactions
 
 
-class GraphPruning(Callback):
-    """Takes the edges of samples that have been dropped in several epochs in a row out of a graph model's adjacency.
+class GraphPruning(EpochEndCallback):
+    """Takes the edges of samples that were dropped in several epochs in a row out of a graph model's adjacency.
 
     An edge whose sample is kept again comes back. A checkpoint holds the edges that its validation metric was computed
-    with, and ``test`` and ``predict`` use the same.
-
-    Place it after the callbacks that decide.
+    with, and ``test`` and ``predict`` use the same. Place it after the callbacks that decide.
 
     Args:
-        patience: epochs in a row.
+        patience: The number of epochs in a row.
 
     Raises:
-        ValueError: ``patience`` is not 1 to 255.
-        TypeError: the model has no ``set_graph(users, items)``.
-        RuntimeError: there is no ``SampleRecorder`` before it, a callback that decides stands after it, or the data
-            module has no training interactions.
+        ValueError: If ``patience`` is not 1 to 255, or if a checkpoint is of other data.
+        TypeError: If the model has no ``set_graph(users, items)``.
+        RuntimeError: If there is no ``SampleRecorder`` before it, if a callback that decides comes after it, or if the
+            data module has no training interactions.
     """
+
+    decides = False
 
     def __init__(self, patience: int = 3) -> None:
         if not 1 <= patience <= 255:
@@ -44,28 +45,24 @@ class GraphPruning(Callback):
             raise TypeError(
                 f"{type(pl_module).__name__} has no set_graph(users, items): GraphPruning is for graph models."
             )
+        super().setup(trainer, pl_module, stage)
         if stage == "fit":
-            self._recorder = required(trainer, self, SampleRecorder)
-            require_last(trainer, self)
-            self._users, self._items = self._recorder.users, self._recorder.items
+            self._users, self._items = self.recorder.users, self.recorder.items
         else:
-            data: Any = getattr(trainer, "datamodule", None)
-            if not hasattr(data, "train_users"):
-                raise RuntimeError("GraphPruning needs the training interactions: pass the data module to the trainer.")
-            self._users, self._items = data.train_users, data.train_items
-        self._built = None  # a model of ours has just built its whole graph
+            remedy = "Pass the data module to the trainer."
+            self._users, self._items = training_interactions(trainer, self, remedy)
+        self._built = None  # a model of this package has just built its whole graph
         if stage == "fit" or len(self._out) != len(self._users):  # evaluation after fit goes on with its edges
             self._dropped = torch.zeros(len(self._users), dtype=torch.uint8)
             self._out = torch.zeros(len(self._users), dtype=torch.bool)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From here on, checkpoints are about the edges of this epoch."""
+        """Let checkpoints hold the edges of this epoch from here on."""
         self._out = self._dropped >= self.patience
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:
         """Count, and rebuild the graph if its edges change."""
-        dropped = observed(self._recorder.store.weights) == 0
-        dropped = self._recorder.reduce(dropped.int()).bool().cpu()
+        dropped = epoch.reduce((observed(epoch.weights) == 0).int()).bool().cpu()
         self._dropped = torch.where(dropped, self._dropped.clamp(max=254) + 1, 0).to(torch.uint8)
         out = self._dropped >= self.patience
         self._rebuild(pl_module, out)
@@ -75,11 +72,18 @@ class GraphPruning(Callback):
         """Build the graph for the next epoch of a resumed run."""
         self._rebuild(pl_module, self._dropped >= self.patience)
 
-    def _evaluate(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if trainer.state.fn != "fit":  # within fit the graph is as it was trained with
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the graph of the checkpoint; within a fit the graph is as it was trained with."""
+        if trainer.state.fn != "fit":
             self._rebuild(pl_module, self._out)
 
-    on_validation_start = on_test_start = on_predict_start = _evaluate
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the graph of the checkpoint."""
+        self._rebuild(pl_module, self._out)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Build the graph of the checkpoint."""
+        self._rebuild(pl_module, self._out)
 
     def _rebuild(self, pl_module: Any, out: Tensor) -> None:
         if self._built is None or not torch.equal(out, self._built):
@@ -87,14 +91,14 @@ class GraphPruning(Callback):
             self._built = out.clone()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Counts and edges."""
+        """Return the counts and the edges."""
         return {"dropped": self._dropped.clone(), "out": self._out.clone()}
 
     def load_state_dict(self, state_dict: dict[str, Tensor]) -> None:
-        """Take them over.
+        """Take over a checkpoint.
 
         Raises:
-            ValueError: they are of other data.
+            ValueError: If it is of other data.
         """
         if len(state_dict["dropped"]) != len(self._dropped):
             raise ValueError(

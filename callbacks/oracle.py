@@ -1,4 +1,4 @@
-"""Oracle: the noise mask as the judge. It shows what a perfect judge would gain; it is no method."""
+"""Oracle: the noise mask as the judge. It shows what a perfect judge would gain and is not a method."""
 
 from typing import Any
 
@@ -12,14 +12,14 @@ from llmhd_pl.sample_weights import Batch
 
 
 class Oracle(BatchDenoiser):
-    """Drops the injected noise from the loss, from the first step on, and from the graph if asked.
+    """Drops the known noise from the loss, from the first step on, and from the graph if asked.
 
     Args:
-        graph: take the noise out of the model's graph too.
+        graph: Whether to take the noise out of the model's graph too.
 
     Raises:
-        RuntimeError: the data has no ``noise_mask``, or a step did not call ``sample_weights``.
-        TypeError: the module has no ``sample_weights``, or no ``set_graph`` where it is needed.
+        RuntimeError: If the data has no ``noise_mask``, or if a training step did not ask for weights.
+        TypeError: If the module does not inherit from ``SampleWeights``, or has no ``set_graph`` where it is needed.
     """
 
     def __init__(self, graph: bool = False) -> None:
@@ -39,16 +39,30 @@ class Oracle(BatchDenoiser):
         super().setup(trainer, pl_module, stage)
 
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor:
-        """0 for noise, 1 for the rest."""
+        """Return 0 for noise and 1 for the rest."""
         self._clean = self._clean.to(losses.device)
         weights = torch.ones_like(losses)
-        # The pair of a misclick teaches nothing; the sampled item of the pointwise objective is innocent.
+        # The pair of a misclick teaches nothing. With the pointwise objective its sampled item is as good as any other.
         observed(weights)[:] = self._clean[batch["sample"]].to(losses.dtype)
         return weights
 
-    def _prune(self, trainer: Trainer, pl_module: Any) -> None:
+    # The model builds its whole graph in setup, which comes before each of these.
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the noise out of the graph."""
+        self._prune(pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the noise out of the graph."""
+        self._prune(pl_module)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the noise out of the graph."""
+        self._prune(pl_module)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the noise out of the graph."""
+        self._prune(pl_module)
+
+    def _prune(self, pl_module: Any) -> None:
         if self.graph:
             pl_module.set_graph(*self._edges)
-
-    # The model builds its whole graph in setup, before every one of these.
-    on_fit_start = on_validation_start = on_test_start = on_predict_start = _prune

@@ -1,4 +1,4 @@
-"""ReweightedLoss: R-CE, a loss weighs less the higher it is (Wang et al., WSDM 2021)."""
+"""ReweightedLoss: in R-CE a loss weighs less the higher it is (Wang et al., WSDM 2021)."""
 
 import torch
 from torch import Tensor
@@ -11,14 +11,14 @@ from llmhd_pl.sample_weights import Batch
 class ReweightedLoss(BatchDenoiser):
     """R-CE for pointwise losses, R-BPR for pairwise ones; the formula is ``llmhd_pl.denoising.baselines.reweighted``.
 
-    The mean over the batch is a plain one: the weights make the loss smaller, they are not made to sum to one.
+    The mean over the batch is a plain one: the weights make the loss smaller and are not normalised.
 
     Args:
-        beta: how steeply a weight falls; the paper uses .2 to .3.
+        beta: How steeply a weight falls; the paper uses .2 to .3.
 
     Raises:
-        ValueError: beta is negative.
-        TypeError: the module has no ``sample_weights``.
+        ValueError: If beta is negative.
+        TypeError: If the module does not inherit from ``SampleWeights``.
     """
 
     def __init__(self, beta: float = 0.25) -> None:
@@ -27,5 +27,5 @@ class ReweightedLoss(BatchDenoiser):
         self.beta = beta
 
     def weigh(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
-        """The weights, and a count of one for each loss."""
+        """Return the weights, and a count of one for each loss."""
         return reweighted(losses, self.beta), torch.ones_like(losses)

@@ -11,17 +11,18 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-_TEMPORARY = ".part"
+from llmhd_pl.files import PART
+from llmhd_pl.processes import own_file
 
 
 class TopKWriter(Callback):
-    """Writes what ``predict`` yields, a row per user and place: ``user``, ``place`` (from 1), ``item``, ``score``.
+    """Writes what ``predict`` recommends, a row per user and place: ``user``, ``place`` (from 1), ``item``, ``score``.
 
-    Where the data has names of its own for users and items, ``user_name`` and ``item_name`` follow. The file appears
-    when it is complete. With several processes each writes its own users, to ``NAME-rank0.parquet`` and so on.
+    Where the source has identifiers of its own for users and items, ``user_name`` and ``item_name`` follow. The file
+    appears when it is complete. With several processes each writes its own users, to ``NAME-rank0.parquet`` and so on.
 
     Args:
-        path: the file; by default ``topk.parquet`` in the logger's folder.
+        path: The file; by default ``topk.parquet`` in the logger's folder.
     """
 
     def __init__(self, path: str | None = None) -> None:
@@ -31,8 +32,7 @@ class TopKWriter(Callback):
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a temporary file beside the final one."""
         path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "topk.parquet")
-        if trainer.world_size > 1:
-            path = path.with_name(f"{path.stem}-rank{trainer.global_rank}{path.suffix}")
+        path = own_file(trainer, path)
         path.parent.mkdir(parents=True, exist_ok=True)
         self._target = path
         data = getattr(getattr(trainer, "datamodule", None), "interactions", None)
@@ -42,7 +42,7 @@ class TopKWriter(Callback):
         }
         schema = [("user", pa.int64()), ("place", pa.int32()), ("item", pa.int64()), ("score", pa.float32())]
         schema += [(f"{what}_name", pa.string()) for what, names in self._names.items() if names is not None]
-        self._writer = pq.ParquetWriter(path.with_name(path.name + _TEMPORARY), pa.schema(schema))
+        self._writer = pq.ParquetWriter(path.with_name(path.name + PART), pa.schema(schema))
 
     def on_predict_batch_end(
         self,
@@ -76,11 +76,11 @@ class TopKWriter(Callback):
         """Give the complete file its name."""
         assert self._writer is not None
         self._writer.close()
-        self._target.with_name(self._target.name + _TEMPORARY).replace(self._target)
+        self._target.with_name(self._target.name + PART).replace(self._target)
         trainer.print(f"Top-K lists: {self._target}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Leave no half-written file behind."""
         if self._writer is not None:
             self._writer.close()
-            self._target.with_name(self._target.name + _TEMPORARY).unlink(missing_ok=True)
+            self._target.with_name(self._target.name + PART).unlink(missing_ok=True)

@@ -1,16 +1,10 @@
-"""TruncatedLoss: T-CE, the highest losses of each batch are dropped (Wang et al., WSDM 2021)."""
+"""TruncatedLoss: T-CE drops the highest losses of each batch (Wang et al., WSDM 2021)."""
 
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
-from llmhd_pl.callbacks.batch_denoiser import (
-    BatchDenoiser,
-    RateOf,
-    check_ramp,
-    check_rate_of,
-    ramp_length,
-    warn_of_slow_ramp,
-)
+from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
+from llmhd_pl.callbacks.ramps import RateOf, check_ramp, ramp_length, warn_of_slow_ramp
 from llmhd_pl.denoising.baselines import truncated
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.sample_weights import Batch
@@ -28,8 +22,8 @@ class TruncatedLoss(BatchDenoiser):
             "interactions" counts the observed items alone.
 
     Raises:
-        ValueError: an argument out of its range.
-        TypeError: the module has no ``sample_weights``.
+        ValueError: If an argument is out of its range.
+        TypeError: If the module does not inherit from ``SampleWeights``.
     """
 
     def __init__(
@@ -39,8 +33,7 @@ class TruncatedLoss(BatchDenoiser):
         ramp_epochs: int | None = None,
         rate_of: RateOf = "samples",
     ) -> None:
-        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
-        check_rate_of(rate_of)
+        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
         self.rate_of = rate_of
         self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
 
@@ -50,15 +43,15 @@ class TruncatedLoss(BatchDenoiser):
 
     @property
     def drop_rate(self) -> float:
-        """delta(T), T being the optimiser steps taken so far."""
+        """The drop rate after the optimiser steps taken so far; delta(T) in the paper."""
         return ramp(self._trainer.global_step, ramp_length(self._trainer, self), 0.0, self.max_drop_rate)
 
     def rate_for(self, losses: Tensor) -> float:
-        """delta(T) as a fraction of all samples of the batch, as the formulas take it."""
+        """Return the drop rate as a fraction of all samples of the batch, as the formulas take it."""
         return self.drop_rate / 2 if self.rate_of == "interactions" and losses.dim() == 2 else self.drop_rate
 
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """0 for what is dropped, 1 for the rest."""
+        """Return 0 for what is dropped and 1 for the rest."""
         return truncated(losses, self.rate_for(losses), self.gather)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -1,45 +1,43 @@
-"""VariancePruning: the noise set by loss, and the hard candidates in it by variance (PAPER.md, sections 1 and 2)."""
+"""VariancePruning: the noise set by loss, and the candidates in it by variance (docs/paper.md, sections 1 and 2)."""
 
 from typing import Literal, get_args
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
-from torch import Tensor
 
-from llmhd_pl.callbacks.batch_denoiser import RateOf, check_ramp, check_rate_of, ramp_length, warn_of_slow_ramp
-from llmhd_pl.callbacks.sample_recorder import SampleRecorder, required
+from llmhd_pl.callbacks.epoch_end import EpochEndCallback
+from llmhd_pl.callbacks.ramps import RateOf, check_ramp, ramp_length, warn_of_slow_ramp
+from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.selection import candidates, fraction_of, noise_set, random_members
-from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE, observed
+from llmhd_pl.denoising.selection import candidates, noise_set, random_members
+from llmhd_pl.denoising.store import CANDIDATE, NOISE
 
 Candidates = Literal["variance", "random"]
 
 
-class VariancePruning(Callback):
-    """Finds, at the end of every epoch, the noise set and the candidates in it.
+class VariancePruning(EpochEndCallback):
+    """Selects the noise set at the end of every epoch, and the candidates in it.
 
-    Without ``LLMSampleScorer`` after it the whole noise set is dropped in the next epoch: loss-based denoising, the
-    first rung of the paper's ablation.
+    Without ``LLMSampleScorer`` after it, the whole noise set is dropped in the next epoch. That is loss-based
+    denoising, the first rung of the paper's ablation.
 
     Args:
-        max_drop_rate: eps_l_max, the largest fraction of the samples in the noise set; with the pointwise objective of
-            observed and sampled items together, where new sampled items (``SampleStore.selectable``) are never in it.
-        ramp_iterations: alpha, optimiser steps until the drop rate reaches it; the rules' thresholds take as long.
-        candidate_fraction: eps_v, of the noise set: the candidates.
+        max_drop_rate: The largest fraction of the samples in the noise set; eps_l_max in the paper. With the pointwise
+            objective, sampled items that are drawn anew (``SampleStore.selectable``) are never in it.
+        ramp_iterations: The number of optimiser steps until the drop rate reaches its maximum; alpha in the paper. The
+            thresholds of the rules take as long.
+        candidate_fraction: The fraction of the noise set that becomes candidates; eps_v in the paper.
         candidates: "variance", or "random", which draws as many from the noise set (the paper's ablation).
-        seed: of the random candidates.
-        ramp_epochs: epochs until the drop rate is at its maximum, in the place of ``ramp_iterations``: for data of any
-            size.
-        rate_of: What the drop rate is a fraction of: "samples", with the pointwise objective observed and sampled items
-            alike, or "interactions", the observed ones alone.
+        seed: The seed of the random candidates.
+        ramp_epochs: The number of epochs until the drop rate reaches its maximum, in place of ``ramp_iterations``: for
+            data of any size.
+        rate_of: What the drop rate is a fraction of. With the pointwise objective "samples" counts observed and sampled
+            items alike, and "interactions" the observed items alone. With the pairwise one they are the same.
 
     Raises:
-        ValueError: an argument out of its range.
-        RuntimeError: there is no ``SampleRecorder`` before it.
+        ValueError: If an argument is out of its range.
+        RuntimeError: If there is no ``SampleRecorder`` before it.
     """
-
-    decides_weights = True
 
     def __init__(
         self,
@@ -51,60 +49,35 @@ class VariancePruning(Callback):
         ramp_epochs: int | None = None,
         rate_of: RateOf = "samples",
     ) -> None:
-        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs)
-        check_rate_of(rate_of)
-        self.rate_of = rate_of
+        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
         if not 0 <= candidate_fraction <= 1:
             raise ValueError(f"candidate_fraction is {candidate_fraction}; it is a fraction, from 0 to 1.")
         if candidates not in get_args(Candidates):
             raise ValueError(f"candidates is {candidates!r}; it must be 'variance' or 'random'.")
         self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
         self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
-        self.decides = True
-        """Whether what is dropped is decided here: ``LLMSampleScorer`` takes that over."""
-        self._recorder: SampleRecorder | None = None
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Find the recorder."""
-        if stage == "fit":
-            self.decides = True
-            self._recorder = required(trainer, self, SampleRecorder)
+        self.rate_of: RateOf = rate_of
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a run that is too short for the drop rate."""
         warn_of_slow_ramp(trainer, self)
 
-    def drop_rate(self, trainer: Trainer) -> float:
-        """eps_l(T), T being the optimiser steps taken so far."""
-        return ramp(trainer.global_step, ramp_length(trainer, self), 0.0, self.max_drop_rate)
-
-    def droppable(self, trainer: Trainer) -> tuple[Tensor, float]:
-        """The losses that a decision can be about, [n] or [n, 2], and which fraction of them is eps_l(T) of all."""
-        assert self._recorder is not None
-        store, reduce = self._recorder.store, self._recorder.reduce
-        losses = store.selectable()
-        counted = observed(store.losses) if self.rate_of == "interactions" else store.losses
-        return losses, fraction_of(losses, self.drop_rate(trainer), counted, reduce)
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Select, and drop the noise set in the next epoch."""
-        assert self._recorder is not None
-        store, reduce = self._recorder.store, self._recorder.reduce
-        noise = noise_set(*self.droppable(trainer), reduce)
-        chosen = candidates(noise, *store.variances(), self.candidate_fraction, reduce)
+    def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:
+        """Select the noise set and the candidates."""
+        steps, length = trainer.global_step, ramp_length(trainer, self)
+        rate = ramp(steps, length, 0.0, self.max_drop_rate)
+        epoch.set_drop_rate(rate, ramp(steps, length, 0.0, 1.0), self.rate_of == "interactions")
+        noise = noise_set(epoch.droppable, epoch.droppable_rate, epoch.reduce)
+        chosen = candidates(noise, *epoch.variances, self.candidate_fraction, epoch.reduce)
         if self.candidates == "random":
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self._recorder.store.epoch)
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch.number)
             keys = torch.rand(noise.shape, generator=generator).to(noise.device)
-            chosen = random_members(noise, int(reduce(chosen.sum())), keys, reduce)
-        store.status.fill_(CLEAN)
-        store.status[noise] = NOISE
-        store.status[chosen] = CANDIDATE
-        store.weights.fill_(1.0)
-        store.weights[noise] = 0.0
-        counts = reduce(torch.stack([noise.sum(), chosen.sum()]))
-        pl_module.log("denoise/drop_rate", self.drop_rate(trainer))
-        pl_module.log("denoise/noise_set", float(counts[0]))
-        pl_module.log("denoise/candidates", float(counts[1]))
-        if self.decides:
-            pl_module.log("denoise/hard", 0.0)
-            pl_module.log("denoise/dropped", float(counts[0]))
+            chosen = random_members(noise, int(epoch.reduce(chosen.sum())), keys, epoch.reduce)
+        status = torch.zeros_like(epoch.status)
+        status[noise] = NOISE
+        status[chosen] = CANDIDATE
+        epoch.decide(status)
+        suspicious, candidate = epoch.reduce(torch.stack([noise.sum(), chosen.sum()])).tolist()
+        pl_module.log("denoise/drop_rate", rate)
+        pl_module.log("denoise/noise_set", float(suspicious))
+        pl_module.log("denoise/candidates", float(candidate))

@@ -1,9 +1,11 @@
-"""Data modules: RLMRec's data sets, RecBole's atomic files, and a synthetic catalog with a known ground truth."""
+"""Data modules for RLMRec's data sets, RecBole's atomic files, and a synthetic catalog whose ground truth is known."""
 
 from llmhd_pl.datamodules.atomic import AtomicFiles
-from llmhd_pl.datamodules.base import EvaluationBatches, InteractionDataModule, TrainBatches
+from llmhd_pl.datamodules.base import InteractionDataModule, TrainBatches
+from llmhd_pl.datamodules.evaluation import EvaluationBatches
 from llmhd_pl.datamodules.interactions import Interactions
-from llmhd_pl.datamodules.rlmrec import AmazonBooks, RefusedPickleError, Steam, Yelp
+from llmhd_pl.datamodules.pickles import RefusedPickleError
+from llmhd_pl.datamodules.rlmrec import AmazonBooks, Steam, Yelp
 from llmhd_pl.datamodules.synthetic import SyntheticCatalog
 
 __all__ = [

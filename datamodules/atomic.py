@@ -1,4 +1,4 @@
-"""Any data set in RecBole's atomic files (recbole.io/docs/user_guide/data/atomic_files.html)."""
+"""AtomicFiles: any data set in RecBole's atomic files (recbole.io/docs/user_guide/data/atomic_files.html)."""
 
 import warnings
 from pathlib import Path
@@ -9,10 +9,11 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
-from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.interactions import NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
 
+# How to do without a column that is missing.
 _WITHOUT = {
     "rating": ", or leave out rating_threshold, noise_below and held_out_from",
     "time": ", or split at random",
@@ -21,13 +22,18 @@ _TYPES = ("token", "token_seq", "float", "float_seq")
 
 
 def read_atomic(path: Path) -> pd.DataFrame:
-    """Read one atomic file: tab-separated, with a header of ``name:type``. Columns are named without their type.
+    """Read one atomic file: tab-separated, UTF-8, with a header of ``name:type``.
 
-    Tokens and sequences stay text; floats become float64.
+    Args:
+        path: The file.
+
+    Returns:
+        The table, with columns named without their type. Tokens and sequences stay text, floats become float64.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a header without known types, a row with too few or too many fields, or a number that is none.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file is not UTF-8, the header is malformed or names a column twice, a row has the wrong
+            number of fields, or a value in a float column is not a number.
     """
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing.")
@@ -35,7 +41,7 @@ def read_atomic(path: Path) -> pd.DataFrame:
         with path.open(encoding="utf-8") as file:
             header, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[""]]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it.") from error
+        raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it to UTF-8.") from error
     types: dict[str, str] = {}
     for column in header:
         name, _, kind = column.partition(":")
@@ -44,7 +50,7 @@ def read_atomic(path: Path) -> pd.DataFrame:
                 f"{path}, line 1: column {column!r} is not 'name:type' with a type of {', '.join(_TYPES)}."
             )
         if name in types:
-            raise ValueError(f"{path}, line 1: column {name!r} stands there twice.")
+            raise ValueError(f"{path}, line 1: column {name!r} is named twice.")
         types[name] = kind
     for number, row in enumerate(rows, start=2):
         if len(row) != len(types):
@@ -60,11 +66,14 @@ def read_atomic(path: Path) -> pd.DataFrame:
 
 
 def k_core(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Remove users and items with fewer than k rows, again and again until none is left.
+    """Remove users and items with fewer than k interactions, repeatedly, until every one left has at least k.
 
     Args:
-        table: has the columns ``user`` and ``item``.
-        k: least number of interactions of a user, and of an item.
+        table: The interactions, with the columns ``user`` and ``item``.
+        k: The smallest number of interactions that a user or an item may have.
+
+    Returns:
+        The remaining rows, in their order. The table can be empty.
     """
     while True:
         users, items = (table.groupby(column)[column].transform("size") for column in ("user", "item"))
@@ -75,38 +84,38 @@ def k_core(table: pd.DataFrame, k: int) -> pd.DataFrame:
 
 
 class AtomicFiles(InteractionDataModule):
-    """A folder with one ``.inter`` file and, for the items' text, one ``.item`` file beside it.
+    """A folder with one ``.inter`` file and, for the text of the items, optionally one ``.item`` file.
+
+    Users and items are numbered in the order of their first appearance in the ``.inter`` file.
 
     Args:
-        data_dir: the folder.
-        rating_threshold: interactions rated below it are no positives; they feed ``noise_source="low_rating"``.
-            None takes every interaction, rated or not.
-        noise_below: train interactions rated below it stay, and count as noise in ``noise_mask`` and ``train_kinds``:
-            real noise of which the truth is known (the protocol of Wang et al., WSDM 2021). None: nothing is known.
-        held_out_from: valid and test keep only interactions rated at least this; those with a lower rating that the
-            split puts there are in no split. None keeps all.
-        k_core: least number of interactions that a user and an item must have, after the threshold.
-        split: "random" or "temporal" (each user's latest interactions are test, those before them valid).
-        split_ratios: shares of train, valid and test in each user's interactions. As in RecBole, a share that is not
-            zero gets at least one interaction, as long as one is left for train.
-        user_field: name of the user column.
-        item_field: name of the item column, in both files.
-        rating_field: name of the rating column.
-        time_field: name of the time column.
-        batch_size: see ``InteractionDataModule``, as for all that follow.
-        eval_batch_size: users ranked at once.
-        noise_ratio: noise added to train.
-        noise_source: where the noise comes from.
-        negative_lifetime: epochs for which a negative stays with its sample.
-        seed: seed of the random split, noise, order and negatives.
+        data_dir: The folder.
+        rating_threshold: The lowest rating of a positive. Interactions with a lower rating are left out of all splits;
+            ``noise_source="low_rating"`` draws from them. None takes every interaction, rated or not.
+        noise_below: Training interactions with a rating below this stay in the training split and count as noise in
+            ``noise_mask`` and ``train_kinds``: real noise with a known truth (the protocol of Wang et al., WSDM 2021).
+            None marks no interaction as noise.
+        held_out_from: The lowest rating of a validation or test interaction. Those that the split puts there with a
+            lower rating are in no split. None keeps all of them.
+        k_core: The smallest number of interactions that a user and an item must have after the threshold; 0 keeps all.
+        split: "random", or "temporal" to take each user's latest interactions as the test split and those before them
+            as the validation split.
+        split_ratios: The shares of the training, validation and test split in each user's interactions. As in RecBole,
+            a share above zero gets at least one interaction, as long as one is left for training.
+        user_field: The name of the user column.
+        item_field: The name of the item column, in both files.
+        rating_field: The name of the rating column.
+        time_field: The name of the time column.
+        batch_size: The number of samples per optimiser step, over all devices together.
+        eval_batch_size: The number of users ranked at once on each device.
+        noise_ratio: The amount of noise added to the training split, as a share of its size.
+        noise_source: "random" for unobserved pairs, "low_rating" for interactions below ``rating_threshold``.
+        negative_lifetime: The number of epochs for which a negative stays with its sample.
+        seed: The seed of the random split, the noise, the order and the negatives.
 
     Raises:
-        FileNotFoundError: no ``.inter`` file.
-        ValueError: an argument out of range, a column that is missing, a malformed row or an empty id; the message says
-            which.
+        ValueError: If an argument is out of range; the message says which.
     """
-
-    domain = "items"
 
     def __init__(
         self,
@@ -133,14 +142,14 @@ class AtomicFiles(InteractionDataModule):
             raise ValueError(f"split is {split!r}; it must be 'random' or 'temporal'.")
         if len(split_ratios) != 3 or min(split_ratios) < 0 or split_ratios[0] == 0 or abs(sum(split_ratios) - 1) > 1e-6:
             raise ValueError(
-                f"split_ratios is {split_ratios}; three shares that sum to 1, the first above 0, are needed."
+                f"split_ratios is {split_ratios}; it must be three shares that sum to 1, the first above 0."
             )
         if k_core < 0:
             raise ValueError(f"k_core is {k_core}; it cannot be negative.")
         if noise_below is not None and rating_threshold is not None and noise_below <= rating_threshold:
             raise ValueError(
                 f"noise_below is {noise_below}, but nothing rated below rating_threshold ({rating_threshold}) is in "
-                "train. Raise noise_below, or leave out rating_threshold."
+                "the training split. Raise noise_below, or leave out rating_threshold."
             )
         self.data_dir = Path(data_dir)
         self.rating_threshold = rating_threshold
@@ -152,7 +161,13 @@ class AtomicFiles(InteractionDataModule):
         self.rating_field, self.time_field = rating_field, time_field
 
     def load(self) -> Interactions:
-        """Read, filter, number and split the interactions."""
+        """Read, filter, number and split the interactions.
+
+        Raises:
+            FileNotFoundError: If there is no folder or no ``.inter`` file in it.
+            ValueError: If a file is malformed (see ``read_atomic``), there are several files of a kind, a column is
+                missing, an id is empty, no interaction is left, or the ``.item`` file names none of the items.
+        """
         if not self.data_dir.is_dir():
             what = "is a file" if self.data_dir.exists() else "does not exist"
             raise FileNotFoundError(f"{self.data_dir.resolve()} {what}. Set data_dir to the folder of the .inter file.")
@@ -170,7 +185,7 @@ class AtomicFiles(InteractionDataModule):
                 f"{path}: no interaction is left after rating_threshold={self.rating_threshold} and "
                 f"k_core={self.k_core}. Lower them."
             )
-        # Numbered in the order of first appearance in the file.
+        # Users and items are numbered in the order of their first appearance in the file.
         users, items = (pd.Index(table[column].unique()) for column in ("user", "item"))
         low = low[low["user"].isin(users) & low["item"].isin(items)]
         parts = self._split(table)
@@ -200,13 +215,14 @@ class AtomicFiles(InteractionDataModule):
         )
 
     def _only_file(self, ending: str) -> Path | None:
+        """Return the one file with this ending, or None if there is none."""
         files = sorted(self.data_dir.glob(f"*.{ending}"))
         if len(files) > 1:
             raise ValueError(f"{self.data_dir} holds several .{ending} files: {', '.join(f.name for f in files)}.")
         return files[0] if files else None
 
     def _read_interactions(self, path: Path) -> pd.DataFrame:
-        """The columns user, item, rating and time; a pair that occurs several times counts once, with its last row."""
+        """Return the columns user, item, rating and time that are needed; of a repeated pair, only the last row."""
         table = read_atomic(path)
         wanted = {"user": self.user_field, "item": self.item_field}
         if any(bound is not None for bound in (self.rating_threshold, self.noise_below, self.held_out_from)):
@@ -223,12 +239,12 @@ class AtomicFiles(InteractionDataModule):
                 raise ValueError(f"{path}: column {field!r} must have the type float to serve as the {what}.")
         for what in ("user", "item"):
             if (empty := (table[wanted[what]] == "").to_numpy()).any():
-                raise ValueError(f"{path}, line {int(empty.argmax()) + 2}: {wanted[what]} is empty. Leave out the row.")
+                raise ValueError(f"{path}, line {int(empty.argmax()) + 2}: {wanted[what]} is empty. Remove the row.")
         table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
         return table.drop_duplicates(["user", "item"], keep="last")
 
     def _split(self, table: pd.DataFrame) -> np.ndarray:
-        """0, 1 or 2 (train, valid, test) for each row."""
+        """Return 0, 1 or 2 (train, valid, test) for each row."""
         if self.split == "temporal":
             order = np.asarray(table["time"].argsort(kind="stable"))
         else:
@@ -249,6 +265,7 @@ class AtomicFiles(InteractionDataModule):
         return parts
 
     def _item_texts(self, items: "pd.Index[str]") -> list[dict[str, str]]:
+        """Return the non-empty fields of each item; an empty list if there is no ``.item`` file."""
         path = self._only_file("item")
         if path is None:
             return []
@@ -261,12 +278,12 @@ class AtomicFiles(InteractionDataModule):
             raise ValueError(
                 f"{path}: none of its {len(table)} items is in the interactions, which name items such as "
                 f"{items[0]!r}; this file names {', '.join(map(repr, table.index[:1])) or 'none'}. "
-                f"Use the same {self.item_field} in both."
+                f"Use the same {self.item_field} in both files."
             )
         if len(missing):
             warnings.warn(
-                f"{path} has no row for {len(missing)} of {len(items)} items, such as {missing[0]!r}. What nothing is "
-                "known of is not judged, but left to the loss.",
+                f"{path} has no row for {len(missing)} of {len(items)} items, such as {missing[0]!r}. Items without "
+                "text are not judged; the loss alone decides on them.",
                 stacklevel=2,
             )
         rows = table.reindex(items, fill_value="").to_dict("records")

@@ -1,4 +1,4 @@
-"""InteractionDataModule: batches cut from whole tensors, noise for the training split, and evaluation batches."""
+"""InteractionDataModule: batches cut from whole tensors, noise in the training split, and evaluation batches."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -8,30 +8,43 @@ import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
-from llmhd_pl.datamodules.interactions import Interactions, pair_keys
+from llmhd_pl.datamodules.evaluation import EvaluationBatches
+from llmhd_pl.datamodules.interactions import NOISE, Interactions, pair_keys
 from llmhd_pl.datamodules.noise import NoiseSource, draw_noise
 from llmhd_pl.datamodules.sampling import NegativeSampler, epoch_order, user_owners
-
-Batch = dict[str, Tensor]
-NOISE = 2
-"""The value of ``train_kinds`` for a sample that is noise; 0 is easy, 1 is hard (see ``SyntheticCatalog``)."""
+from llmhd_pl.sample_weights import Batch
 
 
 class InteractionDataModule(LightningDataModule, ABC):
-    """Training triples and evaluation users of one data set; children say where the data comes from.
+    """The training triples and the evaluation users of one data set. A subclass writes ``load``.
 
-    After ``setup``, row s of ``train_users`` and ``train_items`` (int64 [n], sorted by user, then item) is sample s
-    for the whole run; ``noise_mask`` (bool [n]) tells noise apart, for auditing only: no batch holds it.
+    ``setup`` adds the noise and sets the attributes below. Row s of the training tensors is sample s for the whole run.
 
     Args:
-        batch_size: samples per optimiser step, over all devices together, so that a run on more devices takes the
-            same steps.
-        eval_batch_size: users ranked at once, per device.
-        noise_ratio: noise added to train, as a share of its size. Valid and test stay clean.
-        noise_source: "random" unobserved pairs, or interactions with a "low_rating".
-        negative_lifetime: epochs for which a negative stays with its sample; 1 draws fresh ones every epoch.
-        seed: seed of noise, order and negatives. ``train.py`` links it to ``seed_everything``.
+        batch_size: The number of samples per optimiser step, over all devices together, so that a run on more devices
+            takes the same steps.
+        eval_batch_size: The number of users ranked at once on each device.
+        noise_ratio: The amount of noise added to the training split, as a share of its size. The validation and test
+            splits stay clean.
+        noise_source: "random" for unobserved pairs, "low_rating" for interactions with a low rating.
+        negative_lifetime: The number of epochs for which a negative stays with its sample; 1 draws fresh negatives
+            every epoch.
+        seed: The seed of the noise, the order and the negatives. The command line links it to ``seed_everything``.
+
+    Raises:
+        ValueError: If a batch size is below 1.
     """
+
+    train_users: Tensor
+    """The user of each training sample, int64 [n], sorted by user, then item."""
+    train_items: Tensor
+    """The observed item of each training sample, int64 [n]."""
+    train_kinds: Tensor | None
+    """Whether each training sample is easy (0), hard (1) or noise (2), int8 [n]; None if the data does not know."""
+    noise_mask: Tensor
+    """Which training samples are known to be noise, bool [n]. It is for auditing only: no batch holds it."""
+    negative_sampler: NegativeSampler
+    """Draws the negative of every training sample in an epoch."""
 
     def __init__(
         self,
@@ -55,26 +68,32 @@ class InteractionDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def load(self) -> Interactions:
-        """Read or make the clean data."""
+        """Read or generate the interactions, without added noise."""
 
     @cached_property
     def interactions(self) -> Interactions:
-        """The clean data, loaded when first asked for."""
+        """The interactions without added noise, loaded on first access."""
         return self.load()
 
     @property
     def num_users(self) -> int:
-        """Number of users, with or without interactions; ``train.py`` links it to the model."""
+        """The number of users, with or without interactions. The command line links it to the model."""
         return self.interactions.num_users
 
     @property
     def num_items(self) -> int:
-        """Number of items, with or without interactions; ``train.py`` links it to the model."""
+        """The number of items, with or without interactions. The command line links it to the model."""
         return self.interactions.num_items
 
     def setup(self, stage: str | None = None) -> None:
-        """Add the noise, fix the sample numbers and prepare the evaluation masks; done once, whatever the stage."""
-        if hasattr(self, "_evaluation"):  # set last, so that a set-up that failed is not taken for done
+        """Add the noise and number the samples. This is done once, whatever the stage.
+
+        Raises:
+            FileNotFoundError: If the data is not there.
+            ValueError: If the data is malformed, the noise cannot be drawn (see ``draw_noise``) or no negative exists
+                for a user (see ``NegativeSampler``).
+        """
+        if hasattr(self, "negative_sampler"):  # set last, so that a setup that failed runs again
             return
         data = self.interactions
         noise = draw_noise(data, self.noise_ratio, self.noise_source, self.seed)
@@ -83,62 +102,65 @@ class InteractionDataModule(LightningDataModule, ABC):
         if data.train_kinds is not None:
             kinds[: len(data.train)] = data.train_kinds
         kinds[len(data.train) :] = NOISE
-        # Sorted, so that neither the sample number nor the order of ties says which samples are noise.
+        # Sorted, so that neither the sample number nor the order of ties reveals which samples are noise.
         order = pair_keys(pairs, data.num_items).argsort()
         self.train_users, self.train_items = pairs[order].T.contiguous()
         self.train_kinds = kinds[order] if data.train_kinds is not None else None
         self.noise_mask = kinds[order] == NOISE
-        self._sampler = NegativeSampler(
+        self.negative_sampler = NegativeSampler(
             self.train_users, self.train_items, data.num_users, data.num_items, self.negative_lifetime, self.seed
         )
-        train = torch.stack([self.train_users, self.train_items], dim=1)
-        nothing = torch.empty(0, 2, dtype=torch.int64)
-        self._evaluation = {
-            "valid": _EvaluationUsers(data, relevant=data.valid, seen=train),
-            "test": _EvaluationUsers(data, relevant=data.test, seen=torch.cat([train, data.valid])),
-            "predict": _EvaluationUsers(data, relevant=nothing, seen=torch.cat([train, data.valid]), all_users=True),
-        }
 
     def train_dataloader(self) -> "TrainBatches":
-        """Batches of ``sample``, ``user``, ``positive``, ``negative``, each int64 [B]."""
+        """Return batches of ``sample``, ``user``, ``positive`` and ``negative``, each int64 [B].
+
+        Raises:
+            RuntimeError: If there is no trainer, which knows the epoch.
+        """
         trainer = self.trainer
-        assert trainer is not None, "train_dataloader() is for a Trainer; without one, iterate over TrainBatches."
+        if trainer is None:
+            raise RuntimeError("train_dataloader() needs a Trainer. Without one, iterate over TrainBatches.")
         return TrainBatches(self, lambda: trainer.current_epoch, trainer.global_rank, trainer.world_size)
 
-    def val_dataloader(self) -> "EvaluationBatches":
-        """Users with valid items; train items count as seen."""
-        return self._evaluation_batches("valid")
+    def val_dataloader(self) -> EvaluationBatches:
+        """Return the users with validation items; their training items count as seen."""
+        valid = self.interactions.valid
+        return self._evaluation_batches(valid[:, 0].unique(), valid)
 
-    def test_dataloader(self) -> "EvaluationBatches":
-        """Users with test items; train and valid items count as seen."""
-        return self._evaluation_batches("test")
+    def test_dataloader(self) -> EvaluationBatches:
+        """Return the users with test items; their training and validation items count as seen."""
+        test = self.interactions.test
+        return self._evaluation_batches(test[:, 0].unique(), test, self.interactions.valid)
 
-    def predict_dataloader(self) -> "EvaluationBatches":
-        """All users; train and valid items count as seen."""
-        return self._evaluation_batches("predict")
+    def predict_dataloader(self) -> EvaluationBatches:
+        """Return all users; their training and validation items count as seen, and no item is relevant."""
+        nothing = torch.empty(0, 2, dtype=torch.int64)
+        return self._evaluation_batches(torch.arange(self.num_users), nothing, self.interactions.valid)
 
-    def _evaluation_batches(self, split: str) -> "EvaluationBatches":
+    def _evaluation_batches(self, users: Tensor, relevant: Tensor, *seen_after_train: Tensor) -> EvaluationBatches:
+        train = torch.stack([self.train_users, self.train_items], dim=1)
+        seen = torch.cat([train, *seen_after_train])
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EvaluationBatches(self._evaluation[split], self.eval_batch_size, rank, world_size)
+        return EvaluationBatches(users, seen, relevant, self.num_users, self.eval_batch_size, rank, world_size)
 
 
 class TrainBatches:
-    """The training loader: cuts each epoch's batches from whole tensors, and resumes in the middle of an epoch.
+    """The training loader. It cuts each epoch's batches from whole tensors and can resume in the middle of an epoch.
 
-    Every rank walks the same global batches and takes the samples of the users it owns, so all ranks take the same
-    number of steps and no sample is seen twice. A rank's share of a batch can be empty.
+    Every process walks through the same global batches and takes the samples of the users it owns, so all processes
+    take the same number of steps and no sample is seen twice. A process's share of a batch can be empty.
 
     Args:
-        data: a data module after ``setup``.
-        epoch: called when an iteration starts; says which epoch it is.
-        rank: this process.
-        world_size: number of processes.
+        data: A data module after ``setup``.
+        epoch: Called when an iteration starts; returns the number of the epoch.
+        rank: The rank of this process.
+        world_size: The number of processes.
     """
 
     def __init__(self, data: InteractionDataModule, epoch: Callable[[], int], rank: int = 0, world_size: int = 1):
         self._data, self._epoch = data, epoch
         self.owned: Tensor | None = None
-        """bool [n], the samples of this process; None: all of them."""
+        """Which samples belong to this process, bool [n]; None if all do."""
         if world_size > 1:
             self.owned = (user_owners(data.train_users, data.num_users, world_size) == rank)[data.train_users]
         self._negatives: tuple[int, Tensor] | None = None
@@ -153,10 +175,10 @@ class TrainBatches:
         data = self._data
         window = epoch // data.negative_lifetime
         if self._negatives is None or self._negatives[0] != window:
-            self._negatives = (window, data._sampler.draw(epoch))
+            self._negatives = (window, data.negative_sampler.draw(epoch))
         order = epoch_order(len(data.train_users), data.seed, epoch)
         columns = (order, data.train_users[order], data.train_items[order], self._negatives[1][order])
-        # Only once after load_state_dict: an iteration that was broken off starts anew.
+        # Skip batches only once after load_state_dict: an iteration that was abandoned starts from its first batch.
         done = self._resume["batch"] if self._resume["epoch"] == epoch else 0
         self._resume = {"epoch": -1, "batch": 0}
         for number, batch in enumerate(zip(*(column.split(data.batch_size) for column in columns), strict=True)):
@@ -170,59 +192,9 @@ class TrainBatches:
         self._position = {"epoch": -1, "batch": 0}
 
     def state_dict(self) -> dict[str, int]:
-        """Which batch comes next; Lightning saves it with a checkpoint taken in the middle of an epoch."""
+        """Return which batch comes next. Lightning saves it with a checkpoint taken in the middle of an epoch."""
         return dict(self._position)
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Continue after the batch that the checkpoint had seen."""
+        """Continue after the last batch that the checkpoint has seen."""
         self._position = self._resume = dict(state)
-
-
-class _EvaluationUsers:
-    """Users to rank for, with what is relevant to them and what they have seen, each as rows of a CSR matrix."""
-
-    def __init__(self, data: Interactions, relevant: Tensor, seen: Tensor, all_users: bool = False) -> None:
-        self.relevant = _Rows(relevant, data.num_users)
-        self.seen = _Rows(seen, data.num_users)
-        self.users = torch.arange(data.num_users) if all_users else self.relevant.sizes.nonzero().flatten()
-
-
-class _Rows:
-    """The items of each user: CSR without values."""
-
-    def __init__(self, pairs: Tensor, num_users: int) -> None:
-        self.sizes = torch.bincount(pairs[:, 0], minlength=num_users)
-        self._first = torch.cumsum(self.sizes, 0) - self.sizes
-        self._items = pairs[pairs[:, 0].argsort(stable=True), 1]
-
-    def of(self, users: Tensor) -> Tensor:
-        """(position in ``users``, item) of every entry of these users: int64 [2, n]."""
-        sizes = self.sizes[users]
-        row = torch.repeat_interleave(torch.arange(len(users)), sizes)
-        offset = torch.arange(len(row)) - (torch.cumsum(sizes, 0) - sizes)[row]
-        return torch.stack([row, self._items[self._first[users][row] + offset]])
-
-
-class EvaluationBatches:
-    """Batches of ``user`` int64 [b], and ``seen`` and ``relevant`` int64 [2, n]: (row of the batch, item).
-
-    Users are dealt out to the ranks; each user is ranked once, and all ranks see the same number of batches.
-    """
-
-    def __init__(self, users: _EvaluationUsers, batch_size: int, rank: int, world_size: int) -> None:
-        self._evaluation = users
-        self._users = users.users[rank::world_size]
-        self._batches = -(-len(users.users) // (world_size * batch_size))
-
-    def __len__(self) -> int:
-        return self._batches
-
-    def __iter__(self) -> Iterator[Batch]:
-        if self._batches == 0:
-            return
-        for users in self._users.tensor_split(self._batches):
-            yield {
-                "user": users,
-                "seen": self._evaluation.seen.of(users),
-                "relevant": self._evaluation.relevant.of(users),
-            }

@@ -1,4 +1,4 @@
-"""Synthetic false positives for the training split (PAPER.md, set-up; the paper's section 5.1)."""
+"""False positives to add to the training split (docs/paper.md, section 6; section 5.1 of the paper itself)."""
 
 from typing import Literal
 
@@ -12,22 +12,24 @@ NoiseSource = Literal["random", "low_rating"]
 
 
 def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int) -> Tensor:
-    """Pairs to add to train as noise: ``round(ratio * len(train))`` of them, none in train, valid or test.
+    """Draw ``round(ratio * len(train))`` pairs to add to the training split. None of them is in any split.
 
     Args:
-        data: the clean data.
-        ratio: size of the noise relative to the clean training split, 0 or more.
-        source: "random": uniform over all unobserved pairs; "low_rating": interactions whose rating says dislike.
-        seed: seed of the run.
+        data: The interactions without added noise.
+        ratio: The amount of noise as a share of the clean training split, 0 or more.
+        source: "random" draws uniformly from all unobserved pairs, "low_rating" from the interactions whose rating
+            expresses a dislike.
+        seed: The seed of the run.
 
     Returns:
-        int64 [n, 2], no pair twice.
+        The (user, item) pairs, int64 [n, 2], each pair once.
 
     Raises:
-        ValueError: a negative ratio, an unknown source, no ratings, or not enough pairs.
+        ValueError: If the ratio is negative or not finite, the source is unknown, the data has no low ratings to draw
+            from, or there are not enough pairs.
     """
     if not 0 <= ratio < float("inf"):
-        raise ValueError(f"noise_ratio is {ratio}; it is a share of the training interactions: a number, 0 or more.")
+        raise ValueError(f"noise_ratio is {ratio}; it must be a share of the training interactions, 0 or more.")
     if source not in ("random", "low_rating"):
         raise ValueError(f"noise_source is {source!r}; it must be 'random' or 'low_rating'.")
     wanted = round(ratio * len(data.train))
@@ -38,9 +40,9 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
     if source == "low_rating":
         if data.low_rated is None:
             raise ValueError(
-                f"{data.name}: noise_source is 'low_rating', but this data holds no low ratings. Give data with "
-                "ratings (AtomicFiles with rating_threshold, or low_mat.pkl beside trn_mat.pkl), use "
-                "'random', or add none with noise_ratio 0."
+                f"{data.name}: noise_source is 'low_rating', but this data holds no low ratings. Use data with ratings "
+                "(AtomicFiles with rating_threshold, or a low_mat.pkl beside trn_mat.pkl), set noise_source to "
+                "'random', or set noise_ratio to 0."
             )
         pool = np.setdiff1d(pair_keys(data.low_rated, data.num_items).numpy(), observed)
         available = len(pool)
@@ -48,13 +50,13 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
         available = data.num_users * data.num_items - len(observed)
     if wanted > available:
         raise ValueError(
-            f"{data.name}: noise_ratio {ratio} asks for {wanted} pairs from noise_source {source!r}, but there are "
-            f"{available}. Lower noise_ratio."
+            f"{data.name}: noise_ratio {ratio} asks for {wanted} pairs from noise_source {source!r}, but only "
+            f"{available} are available. Lower noise_ratio."
         )
     if source == "low_rating":
         keys = rng.choice(pool, wanted, replace=False)
     else:
-        # The n-th unobserved key, found as in NegativeSampler: no rejection, so a nearly full matrix costs no more.
+        # Find the n-th unobserved key as NegativeSampler does: without rejection, a nearly full matrix costs no more.
         observed = np.sort(observed)
         nth_free = rng.choice(available, wanted, replace=False, shuffle=False)
         keys = nth_free + np.searchsorted(observed - np.arange(len(observed)), nth_free, side="right")

@@ -1,6 +1,7 @@
-"""Randomness as a function of (seed, epoch, sample): order, negatives, and which rank owns which user.
+"""Order, negatives and the owners of users, as functions of (seed, epoch, sample).
 
-Nothing here keeps a generator between calls, so a resumed run and a run on another number of devices draw the same.
+Nothing here keeps a generator between calls, so a resumed run and a run on another number of devices draw the same
+values.
 """
 
 import torch
@@ -14,14 +15,23 @@ def _logical_shift(x: Tensor, bits: int) -> Tensor:
 
 
 def _mix(x: Tensor) -> Tensor:
-    """The output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); int64 wraps around as it should."""
+    """Apply the output function of SplitMix64 (Steele, Lea and Flood, OOPSLA 2014); int64 wraps around, as it must."""
     x = (x ^ _logical_shift(x, 30)) * -4658895280553007687
     x = (x ^ _logical_shift(x, 27)) * -7723592293110705685
     return x ^ _logical_shift(x, 31)
 
 
 def counter_hash(seed: int, stream: int, counters: Tensor) -> Tensor:
-    """A pseudo-random number per counter, in [0, 2**63): int64, the shape of ``counters``."""
+    """Return a pseudo-random number in [0, 2**63) for each counter.
+
+    Args:
+        seed: The seed of the run.
+        stream: The number of the sequence to read from; any integer.
+        counters: The positions in the sequence, int64, of any shape.
+
+    Returns:
+        int64, of the shape of ``counters``. The number of one counter does not depend on the others.
+    """
     key = torch.zeros((), dtype=torch.int64, device=counters.device)
     for part in (seed, stream):
         key = _mix((key ^ part) + _GOLDEN)
@@ -29,32 +39,41 @@ def counter_hash(seed: int, stream: int, counters: Tensor) -> Tensor:
 
 
 def epoch_order(num_samples: int, seed: int, epoch: int) -> Tensor:
-    """The order in which an epoch visits the samples: a permutation, int64 [num_samples]."""
+    """Return the order in which an epoch visits the samples.
+
+    Args:
+        num_samples: The number of training samples.
+        seed: The seed of the run.
+        epoch: The number of the epoch.
+
+    Returns:
+        A permutation of the samples, int64 [num_samples].
+    """
     key = int(counter_hash(seed, epoch, torch.zeros((), dtype=torch.int64)))
     return torch.randperm(num_samples, generator=torch.Generator().manual_seed(key))
 
 
 class NegativeSampler:
-    """Draws a negative for every sample, uniformly among the items that are not train positives of its user.
+    """Draws a negative for every sample, uniformly from the items that are not training positives of its user.
 
-    Nothing is rejected: the r-th item that a user has *not* interacted with is found by a binary search in the sorted
-    positives, so the sampler ends for every user, also for one who has seen all items but one.
+    A binary search in the user's sorted positives finds the r-th item that the user has *not* interacted with. Since no
+    draw is rejected, the sampler terminates for every user, even for one who has seen all items but one.
 
     Args:
-        users: int64 [n], the user of each sample; sorted by (user, item), no pair twice.
-        items: int64 [n], the observed item of each sample.
-        num_users: number of users.
-        num_items: number of items.
-        lifetime: number of epochs for which a negative stays with its sample.
-        seed: seed of the run.
+        users: The user of each sample, int64 [n]. The samples are sorted by user, then item, and no pair occurs twice.
+        items: The observed item of each sample, int64 [n].
+        num_users: The number of users.
+        num_items: The number of items.
+        lifetime: The number of epochs for which a negative stays with its sample.
+        seed: The seed of the run.
 
     Raises:
-        ValueError: a user has interacted with every item, so no negative exists.
+        ValueError: If the lifetime is below 1, or a user has interacted with every item, so that no negative exists.
     """
 
     def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int, lifetime: int, seed: int) -> None:
         if lifetime < 1:
-            raise ValueError(f"negative_lifetime is {lifetime}; it counts epochs and must be at least 1.")
+            raise ValueError(f"negative_lifetime is {lifetime}; it is a number of epochs and must be at least 1.")
         degree = torch.bincount(users, minlength=num_users)
         if int(degree.max()) >= num_items:
             raise ValueError(
@@ -62,7 +81,7 @@ class NegativeSampler:
                 "negative to draw. Remove that user, or use a catalog with more items."
             )
         self.users, self.num_items, self.lifetime, self.seed = users, num_items, lifetime, seed
-        first = torch.cumsum(degree, 0) - degree  # row of each user's first positive
+        first = torch.cumsum(degree, 0) - degree  # the row of each user's first positive
         self._first = first[users]
         self._free = num_items - degree[users]
         # The k-th positive p_k of a user has p_k - k free items before it.
@@ -70,18 +89,26 @@ class NegativeSampler:
         self._keys = users * (num_items + 1) + free_before
 
     def draw(self, epoch: int) -> Tensor:
-        """The negative of every sample in this epoch: int64 [n]."""
+        """Return the negative of every sample in this epoch, int64 [n]."""
         samples = torch.arange(len(self.users))
-        # Stream 0, 1, 2, ... would repeat the seeds of epoch_order; negative streams belong to the negatives.
+        # epoch_order uses the streams 0, 1, 2, ...; the streams below zero belong to the negatives.
         nth_free = counter_hash(self.seed, -1 - epoch // self.lifetime, samples) % self._free
         positives_before = torch.searchsorted(self._keys, self.users * (self.num_items + 1) + nth_free, right=True)
         return nth_free + positives_before - self._first
 
 
 def user_owners(users: Tensor, num_users: int, world_size: int) -> Tensor:
-    """The rank that owns each user: whole users, balanced by their number of interactions: int64 [num_users].
+    """Assign each user to a process, so that all processes own about the same number of interactions.
 
-    Users are dealt out by falling number of interactions, back and forth over the ranks.
+    The users are sorted by decreasing number of interactions and dealt out to the processes back and forth.
+
+    Args:
+        users: The user of each training sample, int64 [n].
+        num_users: The number of users.
+        world_size: The number of processes.
+
+    Returns:
+        The rank of the process that owns each user, int64 [num_users].
     """
     by_degree = torch.bincount(users, minlength=num_users).argsort(descending=True, stable=True)
     turn = torch.arange(num_users) % (2 * world_size)

@@ -1,13 +1,11 @@
-"""SyntheticCatalog: a book shop whose readers' tastes are known, so that "hard kept, noise dropped" can be measured."""
+"""SyntheticCatalog: a book shop with known tastes, so that "hard kept, noise dropped" can be measured."""
 
 import numpy as np
 import torch
 
-from llmhd_pl.datamodules.base import NOISE, InteractionDataModule
-from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.interactions import EASY, HARD, NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
-
-EASY, HARD = 0, 1
 
 TOPICS: dict[str, str] = {
     "gardening": "trellis compost seedling orchard pruning greenhouse perennial mulch rosebush hedge soil harvest",
@@ -27,9 +25,9 @@ TOPICS: dict[str, str] = {
     "warfare": "battalion siege trench general cavalry armistice regiment fortress ambush artillery campaign bayonet",
     "wildlife": "otter badger migration habitat falcon wolf savanna burrow heron elephant reef predator",
 }
-"""The words of each topic; a book's title and description are written from its topic's words."""
+"""The words of each topic. The title and the description of a book are written from the words of its topic."""
 
-_TITLES = (
+TITLES = (
     "The {0} and the {1}",
     "A Year of {0}",
     "{0}, {1} and Me",
@@ -37,41 +35,47 @@ _TITLES = (
     "Secrets of the {0}",
     "On {0} and {1}",
 )
-_DESCRIPTIONS = (
+"""Templates of the titles."""
+DESCRIPTIONS = (
     "A book about the {0}, the {1} and the {2}, told by somebody who knows the {3}.",
     "From {0} to {1}: everything on the {2}, with a chapter on the {3}.",
     "It begins with a {0}. Then come the {1}, the {2} and, at last, the {3}.",
     "For readers who love the {0}. With notes on {1}, {2} and {3}.",
 )
+"""Templates of the descriptions."""
 
 
 class SyntheticCatalog(InteractionDataModule):
-    """Readers, books, and the reason for every interaction.
+    """Generated readers and books, with a known reason for every interaction.
 
-    A reader has one or two main tastes and a minor one. Observed are books of the main tastes (*easy*), books of the
-    minor taste (*hard*: right, but unlike the rest of the history) and misclicks (*noise*: bestsellers outside all
-    three, train only). After ``setup``, ``train_kinds`` (int8 [n]) holds 0 for easy, 1 for hard and 2 for noise, and
-    ``noise_mask`` is the third of them. The same arguments give the same data.
+    A reader has one or two main tastes and a minor taste. The interactions of a reader are books of the main tastes
+    (*easy*), books of the minor taste (*hard*: correct, but unlike the rest of the history) and misclicks (*noise*:
+    bestsellers outside all three tastes, in the training split only). After ``setup``, ``train_kinds`` is 0 for easy, 1
+    for hard and 2 for noise, and ``noise_mask`` marks the noise. The same arguments give the same data.
 
     Args:
-        num_readers: users.
-        num_books: items, at least 10 for each of the topics in use.
-        num_topics: topics in use, 4 to 16.
-        books_per_reader: mean number of right interactions of a reader, over all three splits.
-        hard_share: share of the minor taste in a reader's right interactions.
-        misclick_share: misclicks in train, as a share of the right interactions in train.
-        batch_size: see ``InteractionDataModule``, as for all that follow.
-        eval_batch_size: users ranked at once.
-        noise_ratio: noise added to train on top of the misclicks.
-        noise_source: only "random": nobody rates books here.
-        negative_lifetime: epochs for which a negative stays with its sample.
-        seed: seed of the catalog, noise, order and negatives.
+        num_readers: The number of users.
+        num_books: The number of items, at least 10 per topic.
+        num_topics: The number of topics, 4 to 16.
+        books_per_reader: The mean number of correct interactions per reader, over all three splits.
+        hard_share: The share of the minor taste in the correct interactions of a reader.
+        misclick_share: The number of misclicks, as a share of the correct training interactions.
+        batch_size: The number of samples per optimiser step, over all devices together.
+        eval_batch_size: The number of users ranked at once on each device.
+        noise_ratio: The amount of noise added on top of the misclicks, as a share of the training interactions.
+        noise_source: Only "random", because nobody rates books here.
+        negative_lifetime: The number of epochs for which a negative stays with its sample.
+        seed: The seed of the catalog, the noise, the order and the negatives.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: If an argument is out of range.
     """
 
-    domain = "books"
+    topics: np.ndarray
+    """The topic of each book, int64 [num_books]; set by ``load``."""
+    tastes: np.ndarray
+    """The two main tastes of each reader, equal for a reader with one, and the minor taste, int64 [num_readers, 3]; set
+    by ``load``."""
 
     def __init__(
         self,
@@ -103,11 +107,7 @@ class SyntheticCatalog(InteractionDataModule):
         self.hard_share, self.misclick_share = hard_share, misclick_share
 
     def load(self) -> Interactions:
-        """Make the catalog; readers' tastes and books' topics are kept in ``tastes`` and ``topics``.
-
-        ``topics`` is int64 [num_books]; ``tastes`` is int64 [num_readers, 3]: two main tastes, equal for a reader
-        with one, and the minor taste.
-        """
+        """Generate the catalog and set ``topics`` and ``tastes``."""
         rng = np.random.default_rng([self.seed, 0xB00C])
         self.topics = rng.permutation(np.arange(self.num_books) % self.num_topics)
         popularity = rng.permutation((np.arange(self.num_books) + 10.0) ** -0.8)
@@ -119,7 +119,7 @@ class SyntheticCatalog(InteractionDataModule):
         for user, (first, second, minor) in enumerate(self.tastes):
             main_books = np.flatnonzero((self.topics == first) | (self.topics == second))
             minor_books = np.flatnonzero(self.topics == minor)
-            # No reader has read a whole taste: something must be left to recommend.
+            # No reader has read all books of a taste, so that something is left to recommend.
             right = 5 + rng.poisson(self.books_per_reader - 5)
             hard = min(round(self.hard_share * right), len(minor_books) // 2)
             easy = min(right - hard, 2 * len(main_books) // 3)
@@ -130,7 +130,7 @@ class SyntheticCatalog(InteractionDataModule):
                 splits[1 if place < held_out else 2 if place < 2 * held_out else 0].append(read[row])
             others = np.flatnonzero(~np.isin(self.topics, (first, second, minor)))
             misclicks = min(rng.poisson(self.misclick_share * (len(read) - 2 * held_out)), len(others) // 2)
-            # The eye falls on the bestsellers: squared, so that misclicks are more concentrated than what is read.
+            # People misclick on bestsellers: squared, so that misclicks are more concentrated than what is read.
             splits[0] += [(user, int(book), NOISE) for book in _popular(rng, others, popularity**2, misclicks)]
 
         train, valid, test = (torch.tensor(rows, dtype=torch.int64).reshape(-1, 3) for rows in splits)
@@ -142,16 +142,25 @@ class SyntheticCatalog(InteractionDataModule):
             valid=valid[:, :2],
             test=test[:, :2],
             train_kinds=train[:, 2].to(torch.int8),
-            items=[self._book(rng, int(topic)) for topic in self.topics],
+            items=[self.book(rng, int(topic)) for topic in self.topics],
         )
 
-    def _book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
+    def book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
+        """Write the text of one book. Override it to change what the books say.
+
+        Args:
+            rng: The random generator of the catalog.
+            topic: The book's topic, 0 to ``num_topics - 1``, in the order of ``TOPICS``.
+
+        Returns:
+            The ``title`` and the ``description`` of the book.
+        """
         words = rng.choice(list(TOPICS.values())[topic].split(), 6, replace=False)
-        title = _TITLES[rng.integers(len(_TITLES))].format(*(word.capitalize() for word in words[:2]))
-        return {"title": title, "description": _DESCRIPTIONS[rng.integers(len(_DESCRIPTIONS))].format(*words[2:])}
+        title = TITLES[rng.integers(len(TITLES))].format(*(word.capitalize() for word in words[:2]))
+        return {"title": title, "description": DESCRIPTIONS[rng.integers(len(DESCRIPTIONS))].format(*words[2:])}
 
 
 def _popular(rng: np.random.Generator, books: np.ndarray, popularity: np.ndarray, count: int) -> np.ndarray:
-    """Draw books without replacement, popular ones more often."""
+    """Draw books without replacement, with a probability proportional to their popularity."""
     weights = popularity[books]
     return rng.choice(books, count, replace=False, p=weights / weights.sum())

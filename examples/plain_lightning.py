@@ -1,11 +1,11 @@
-"""A Lightning recommender that knows nothing of llmhd_pl, and the two ways to denoise it.
+"""A Lightning recommender that does not know llmhd_pl, and the two ways to denoise it.
 
     python examples/plain_lightning.py
 
-``TwoTower`` stands for the code that you have. ``TwoTowerDenoised`` differs from it in one line of its training step;
-``TwoTowerWeighted``, which multiplied by a weight in the batch all along, does not change at all. What all three have
-in common is what the callbacks need to see: batches are dicts with ``sample`` (the row of the training table) and
-``negative``, and ``training_step`` returns ``losses``, ``positive_score`` and ``negative_score`` beside ``loss``.
+``TwoTower`` stands for the code that you have. ``TwoTowerDenoised`` differs from it in one line of its training step.
+``TwoTowerWeighted`` has multiplied its losses by a weight in the batch all along and does not change at all. All three
+show the callbacks what they need: batches are dicts with ``sample`` (the row of the training table) and ``negative``,
+and ``training_step`` returns ``losses``, ``positive_score`` and ``negative_score`` beside ``loss``.
 """
 
 import argparse
@@ -21,10 +21,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from llmhd_pl.callbacks import LLMSampleScorer, SampleRecorder, VariancePruning
-from llmhd_pl.datamodules import SyntheticCatalog
-from llmhd_pl.llm.lexical import LexicalScorer
-from llmhd_pl.sample_weights import SampleWeights
+from llmhd_pl import LLMHD, LexicalScorer, SampleRecorder, SampleWeights, SyntheticCatalog
 
 Batch = dict[str, Tensor]
 
@@ -107,13 +104,17 @@ class TwoTowerWeighted(TwoTower):
 # --- Train all three --------------------------------------------------------------------------------------------------
 
 
-def denoisers(shop: SyntheticCatalog, weight_key: str | None) -> list[Callback]:
-    """The method's callbacks for modules and data that are not llmhd_pl's: say who clicked what, and what that is."""
-    return [
-        SampleRecorder(weight_key=weight_key, users=shop.train_users, items=shop.train_items),
-        VariancePruning(max_drop_rate=0.15, ramp_iterations=60),
-        LLMSampleScorer(LexicalScorer(), scored="all", texts=shop.interactions.items),
-    ]
+def denoising(shop: SyntheticCatalog, weight_key: str | None) -> LLMHD:
+    """LLMHD for a module and data that are not llmhd_pl's: say who clicked what, and what the items are."""
+    return LLMHD(
+        LexicalScorer(),
+        drop_rate=0.15,
+        ramp_iterations=60,
+        weight_key=weight_key,
+        users=shop.train_users,
+        items=shop.train_items,
+        texts=shop.interactions.items,
+    )
 
 
 @torch.no_grad()
@@ -134,7 +135,7 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
 
-    # A book shop whose misclicks are known; it only lends its clicks, and the texts of its books.
+    # A book shop whose misclicks are known. Only its clicks and the texts of its books are used.
     shop = SyntheticCatalog(num_readers=arguments.readers, num_books=400, num_topics=8)
     shop.setup()
     folder = tempfile.TemporaryDirectory()
@@ -145,7 +146,7 @@ def main() -> None:
         seed_everything(0, verbose=False)
         model = kind(shop.num_users, shop.num_items)
         clicks = DataLoader(Clicks(shop.train_users, shop.train_items, shop.num_items), batch_size=256, shuffle=True)
-        callbacks = [] if kind is TwoTower else denoisers(shop, weight_key)
+        callbacks: list[Callback] = [] if kind is TwoTower else [*denoising(shop, weight_key)]
         trainer = Trainer(
             accelerator="cpu",
             max_epochs=arguments.epochs,

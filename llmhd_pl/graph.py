@@ -2,26 +2,26 @@
 
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-
 
 def symmetric_csr(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
-    """CSR pattern of the bipartite graph with users first, then items, and which edge each entry belongs to.
+    """Return the CSR pattern of the bipartite graph, users first, then items.
 
     Args:
-        users: int64 [n], the user of each edge.
-        items: int64 [n], its item; no edge twice.
-        num_users: number of users.
-        num_items: number of items.
+        users: The user of each edge, int64 [n].
+        items: The item of each edge, int64 [n]; no edge may occur twice.
+        num_users: The number of users.
+        num_items: The number of items.
 
     Returns:
-        ``crow`` int32 [nodes + 1], ``col`` int32 [2n], ``edge`` int64 [2n]: every edge has two entries.
+        The row pointers ``crow``, int32 [nodes + 1], the columns ``col``, int32 [2n], and ``edge``, int64 [2n]: the
+        edge that each entry belongs to. Every edge has two entries.
     """
     nodes = num_users + num_items
     row = torch.cat([users, items + num_users])
@@ -29,22 +29,22 @@ def symmetric_csr(users: Tensor, items: Tensor, num_users: int, num_items: int) 
     order = (row * nodes + col).argsort()
     degree = torch.bincount(row, minlength=nodes)
     crow = torch.cat([torch.zeros_like(degree[:1]), degree.cumsum(0)])
-    # int32: a third of the memory traffic per entry less than int64, and what MKL and cuSPARSE work with
+    # int32 saves a third of the memory traffic per entry over int64, and MKL and cuSPARSE work with it.
     return crow.int(), col[order].int(), order % max(len(users), 1)
 
 
 def edge_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int, keep: Tensor) -> Tensor:
-    """The value ``(d_u d_i)^-1/2`` of each edge where only some are kept, and degrees count those; 0 for the others.
+    """Return the value ``(d_u d_i)^-1/2`` of each kept edge, with the degrees of the kept edges, and 0 for the others.
 
     Args:
-        users: int64 [n], the user of each edge.
-        items: int64 [n], its item.
-        num_users: number of users.
-        num_items: number of items.
-        keep: bool [n].
+        users: The user of each edge, int64 [n].
+        items: The item of each edge, int64 [n].
+        num_users: The number of users.
+        num_items: The number of items.
+        keep: Whether each edge is kept, bool [n].
 
     Returns:
-        float32 [n].
+        The values, float32 [n].
     """
     by_user = torch.bincount(users[keep], minlength=num_users)
     by_item = torch.bincount(items[keep], minlength=num_items)
@@ -52,39 +52,52 @@ def edge_normalization(users: Tensor, items: Tensor, num_users: int, num_items: 
 
 
 def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:
-    """CSR arrays of ``D^-1/2 A D^-1/2``, A the bipartite graph with users first, then items.
+    """Return ``D^-1/2 A D^-1/2`` as CSR arrays, A being the bipartite graph with users first, then items.
 
-    He et al., LightGCN, SIGIR 2020, equation 8. A node without an edge gets an empty row.
+    He et al., LightGCN, SIGIR 2020, equation 8. A node without an edge has an empty row.
 
     Args:
-        users: int64 [n], the user of each edge.
-        items: int64 [n], its item; no edge twice.
-        num_users: number of users.
-        num_items: number of items.
+        users: The user of each edge, int64 [n].
+        items: The item of each edge, int64 [n]; no edge may occur twice.
+        num_users: The number of users.
+        num_items: The number of items.
 
     Returns:
-        ``crow`` int32 [nodes + 1], ``col`` int32 [2n], ``val`` float32 [2n].
+        ``crow``, int32 [nodes + 1], ``col``, int32 [2n], and ``val``, float32 [2n].
     """
     crow, col, edge = symmetric_csr(users, items, num_users, num_items)
     every = torch.ones_like(users, dtype=torch.bool)
     return crow, col, edge_normalization(users, items, num_users, num_items, every)[edge]
 
 
+@cache
+def _suppress_beta_warning() -> None:
+    """Make a first CSR tensor without PyTorch's warning that they are in beta, which comes once in a process."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
+
+
+def _csr_tensor(crow: Tensor, col: Tensor, val: Tensor, num_columns: int) -> Tensor:
+    """Return the matrix as a PyTorch tensor, [rows, num_columns]. Its arrays are not checked."""
+    _suppress_beta_warning()
+    return torch.sparse_csr_tensor(crow, col, val, (len(crow) - 1, num_columns), check_invariants=False)
+
+
 def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
-    """A matrix in CSR times ``x`` [columns, d], both float32, without a gradient: [rows, d]."""
+    """Return a matrix in CSR times ``x`` [columns, d], both float32, without a gradient: [rows, d]."""
     if x.device.type == "cpu":
-        # A row of the product is a weighted bag of x's rows, and PyTorch has a kernel for that which knows AVX-512;
-        # MKL's for CSR uses the oldest instructions on all but Intel's processors (benchmarks/product.py).
+        # A row of the product is a weighted bag of rows of x, and PyTorch's kernel for that uses AVX-512. MKL's product
+        # of CSR matrices uses the oldest instructions on all processors but Intel's (benchmarks/product.py).
         return F.embedding_bag(col, x, crow, mode="sum", per_sample_weights=val, include_last_offset=True)
-    matrix = torch.sparse_csr_tensor(crow, col, val, (len(crow) - 1, len(x)), check_invariants=False)
-    return torch.mm(matrix, x)
+    return torch.mm(_csr_tensor(crow, col, val, len(x)), x)
 
 
 class _LayerSum(torch.autograd.Function):
     """``sum_k weights[k] A^k x`` by Horner's rule, with a gradient.
 
-    A is symmetric, so the gradient is the same sum, applied to what comes in; autograd would transpose A in every layer
-    of every step.
+    A is symmetric, so the gradient is the same sum of the incoming gradient. Autograd by itself would transpose A for
+    every layer of every step.
     """
 
     @staticmethod
@@ -99,15 +112,15 @@ class _LayerSum(torch.autograd.Function):
 
 
 class SymmetricAdjacency(nn.Module):
-    """A symmetric sparse matrix that multiplies node embeddings; no gradient flows to its values.
+    """A symmetric sparse matrix that multiplies node embeddings. Its values get no gradient.
 
-    It is kept as three dense buffers, because DDP cannot broadcast sparse ones, and they stay out of checkpoints,
-    because the data gives them.
+    The matrix is three dense buffers, because DDP cannot broadcast sparse ones. They are not in checkpoints, because
+    the data determines them.
 
     Args:
-        crow: CSR row pointers, int32 [nodes + 1].
-        col: CSR column indices, int32 [entries].
-        val: values, float32 [entries].
+        crow: The CSR row pointers, int32 [nodes + 1].
+        col: The CSR column indices, int32 [entries].
+        val: The values, float32 [entries].
     """
 
     crow: Tensor
@@ -120,14 +133,14 @@ class SymmetricAdjacency(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
-        """``sum_k weights[k] A^k x``, in float32 under autocast too: no bf16 sparse product exists.
+        """Return ``sum_k weights[k] A^k x``, in float32 even under autocast: there is no sparse product in bf16.
 
         Args:
-            x: node embeddings, [nodes, d].
-            weights: of the layers 0 to K.
+            x: The node embeddings, [nodes, d].
+            weights: The weights of the layers 0 to K.
 
         Returns:
-            float32 [nodes, d].
+            The weighted sum of the layers, float32 [nodes, d].
         """
         with torch.autocast(x.device.type, enabled=False):
             total: Tensor = _LayerSum.apply(self, x.float(), tuple(weights))  # type: ignore[no-untyped-call]
@@ -142,12 +155,12 @@ class SymmetricAdjacency(nn.Module):
         return total
 
     def forward(self, x: Tensor) -> Tensor:
-        """``A x``: float32 [nodes, d]."""
+        """Return ``A x`` of node embeddings, [nodes, d]: float32 [nodes, d]."""
         return self.layer_sum(x, (0.0, 1.0))
 
 
 class _WeightedProduct(torch.autograd.Function):
-    """``S(w) x`` with gradients to both, S(w) symmetric with value w_e at both entries of edge e."""
+    """``S(w) x`` with gradients to w and x; S(w) is symmetric, with the value w_e at both entries of edge e."""
 
     @staticmethod
     def forward(ctx: Any, weights: Tensor, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
@@ -165,7 +178,7 @@ class _WeightedProduct(torch.autograd.Function):
 
 
 class _EdgeDots(torch.autograd.Function):
-    """``x_u x_i`` of each edge; its gradient is a product with the symmetric matrix of what comes in."""
+    """``x_u x_i`` of each edge. The gradient is the product of x with the symmetric matrix of incoming gradients."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
@@ -180,13 +193,15 @@ class _EdgeDots(torch.autograd.Function):
 
 
 class WeightedAdjacency(SymmetricAdjacency):
-    """A 0/1 bipartite graph whose edges can be given weights that have a gradient.
+    """A bipartite graph, users first, then items, whose edges can be multiplied by weights that get a gradient.
+
+    Without weights every entry is 1.
 
     Args:
-        users: int64 [n], the user of each edge.
-        items: int64 [n], its item; no edge twice.
-        num_users: number of users.
-        num_items: number of items.
+        users: The user of each edge, int64 [n].
+        items: The item of each edge, int64 [n]; no edge may occur twice.
+        num_users: The number of users.
+        num_items: The number of items.
     """
 
     edge: Tensor
@@ -197,21 +212,28 @@ class WeightedAdjacency(SymmetricAdjacency):
         self.register_buffer("edge", edge, persistent=False)
 
     def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
-        """``S x``, S with the weight of edge e at both of its entries; in float32 under autocast too.
+        """Return ``S x``, S having the weight of edge e at both of its entries; in float32 even under autocast.
 
         Args:
-            weights: of the edges, [n].
-            x: node embeddings, [nodes, d].
+            weights: The weights of the edges, [n].
+            x: The node embeddings, [nodes, d].
 
         Returns:
-            float32 [nodes, d].
+            The product, float32 [nodes, d].
         """
         with torch.autocast(x.device.type, enabled=False):
             product: Tensor = _WeightedProduct.apply(weights.float(), x.float(), self)  # type: ignore[no-untyped-call]
         return product
 
     def edge_dots(self, x: Tensor) -> Tensor:
-        """The dot product of the two ends of each edge, of embeddings [nodes, d]: float32 [n]."""
+        """Return the dot product of the two ends of each edge, in float32 even under autocast.
+
+        Args:
+            x: The node embeddings, [nodes, d].
+
+        Returns:
+            One number per edge, float32 [n].
+        """
         with torch.autocast(x.device.type, enabled=False):
             dots: Tensor = _EdgeDots.apply(x.float(), self)  # type: ignore[no-untyped-call]
         return dots
@@ -220,9 +242,7 @@ class WeightedAdjacency(SymmetricAdjacency):
         return _product(self.crow, self.col, weights.index_select(0, self.edge), x)
 
     def _dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """``left_r right_c`` of every entry (r, c): [2n]."""
-        nodes = len(self.crow) - 1
-        zeros = torch.zeros_like(self.val)
-        pattern = torch.sparse_csr_tensor(self.crow, self.col, zeros, (nodes, nodes), check_invariants=False)
+        """Return ``left_r right_c`` of every entry (r, c): [2n]."""
+        pattern = _csr_tensor(self.crow, self.col, torch.zeros_like(self.val), len(self.crow) - 1)
         dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
         return dots

@@ -1,4 +1,4 @@
-"""Un-reduced losses: one number per sample (pairwise) or per observed and sampled item (pointwise); and InfoNCE."""
+"""Un-reduced losses, one number per sample (pairwise) or two, of its observed and sampled item (pointwise); InfoNCE."""
 
 from typing import Any
 
@@ -7,40 +7,42 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-_ROWS = 128  # anchors at once: their products with 10,000 candidates stay in a processor's cache
+_ROWS = 128  # the number of anchors at once: their products with 10,000 candidates stay in a processor's cache
 
 
 def bpr_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
-    """Bayesian personalised ranking, ``-log sigmoid(positive - negative)`` (Rendle et al., UAI 2009, section 4.1).
+    """Return the pairwise loss ``-log sigmoid(positive - negative)`` of each sample.
+
+    Bayesian personalised ranking: Rendle et al., UAI 2009, section 4.1.
 
     Args:
-        positive_score: predictions of the observed items, [B].
-        negative_score: predictions of the sampled items, [B].
+        positive_score: The predictions of the observed items, [B].
+        negative_score: The predictions of the sampled items, [B].
 
     Returns:
-        [B].
+        One loss per sample, [B].
     """
     return F.softplus(negative_score - positive_score)
 
 
 def bce_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
-    """Binary cross-entropy on logits, label 1 for the observed and 0 for the sampled item.
+    """Return the binary cross-entropy of each item, with the label 1 for observed and 0 for sampled items.
 
     Args:
-        positive_score: predictions (logits) of the observed items, [B].
-        negative_score: predictions (logits) of the sampled items, [B].
+        positive_score: The logits of the observed items, [B].
+        negative_score: The logits of the sampled items, [B].
 
     Returns:
-        [B, 2]: column 0 the observed, column 1 the sampled item.
+        Two losses per sample, [B, 2]: the observed item in column 0, the sampled one in column 1.
     """
     return torch.stack([F.softplus(-positive_score), F.softplus(negative_score)], dim=1)
 
 
 class _LogSumExp(torch.autograd.Function):
-    """``(counts * (anchors @ candidates.T).logsumexp(dim=1)).sum()`` without ever holding the whole product, [n, m].
+    """``(counts * (anchors @ candidates.T).logsumexp(dim=1)).sum()`` without the whole product, [n, m], in memory.
 
-    Since the result is a number, its gradient is known but for a factor while each part of the product is still in the
-    cache: to multiply once more, or to read the product back from memory, would take half as long again.
+    The result is a scalar, so the gradient is known up to a factor while a part of the product is still in the cache.
+    Computing the product again, or reading it back from memory, would take half as long again.
     """
 
     @staticmethod
@@ -67,19 +69,20 @@ class _LogSumExp(torch.autograd.Function):
 
 
 def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float, counts: Tensor) -> Tensor:
-    """Sum of InfoNCE on cosines, ``-log(exp(a p / t) / sum_c exp(a c / t))`` (van den Oord et al., 2018, equation 4).
+    """Return the sum of InfoNCE on cosines, ``-log(exp(a p / t) / sum_c exp(a c / t))`` for an anchor a.
 
-    In float32 under autocast too: bf16 would round a cosine of nearly 1, divided by the temperature, to steps of .04.
+    Van den Oord et al., 2018, equation 4. It is computed in float32 even under autocast: bf16 would round a cosine of
+    nearly 1, divided by the temperature, to steps of .04.
 
     Args:
-        anchors: [n, d].
-        positives: what each anchor should be like, [n, d].
-        candidates: what it is compared with, the positives among them, [m, d].
-        temperature: t.
-        counts: how many times each anchor counts, [n]; a node that is twice in the batch need be multiplied only once.
+        anchors: The anchors a, [n, d].
+        positives: The positive p of each anchor, [n, d].
+        candidates: The candidates c of the denominator, which include the positives, [m, d].
+        temperature: The temperature t.
+        counts: How many times each anchor counts, [n]. A node that occurs twice in a batch is so multiplied only once.
 
     Returns:
-        Scalar.
+        The sum, a scalar.
     """
     with torch.autocast(anchors.device.type, enabled=False):
         anchors = F.normalize(anchors.float(), dim=1) / temperature

@@ -1,17 +1,17 @@
-"""How a process keeps the memory that it has freed."""
+"""A setting of the memory allocator that makes training steps faster."""
 
 import ctypes
 import sys
 
-_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # names of malloc.h
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
 
 
 def keep_freed_memory() -> None:
-    """Let glibc keep freed memory for the next step: for whoever owns the process, as ``train.py`` does.
+    """Let glibc keep freed memory for the next step. Call it only if you own the process, as the command line does.
 
-    By default a block of some MB, which every tensor of node embeddings or predictions is, is given back to the kernel
-    when it is freed, and the kernel fills the next one with zeros, page by page, in every step. The
-    process keeps its peak for as long as it lives. Without glibc nothing happens.
+    By default glibc returns a block of some MB to the kernel when it is freed, and every tensor of node embeddings or
+    predictions is that large. The kernel fills the next block with zeros, page by page, in every step. With this
+    setting the process keeps its peak memory as long as it lives. Without glibc nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:

@@ -140,8 +140,7 @@ class LLMHD(LossDropping):
             drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items
         )
         if scored is None:
-            free = getattr(scorer, "usage", None) is None
-            scored = "all" if rule == "joint" and free else "candidates"
+            scored = "all" if rule == "joint" and scorer.usage is None else "candidates"
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
         self.candidate_fraction, self.candidates = candidate_fraction, candidates
         self.confidence_epochs, self.among, self.texts = confidence_epochs, among, texts

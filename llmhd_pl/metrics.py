@@ -1,4 +1,6 @@
-"""Recall@K and NDCG@K over a full ranking, as torchmetrics.Metric with summed states; and the AUC of two groups."""
+"""Recall@K and NDCG@K over a full ranking, as ``torchmetrics.Metric`` with summed states, and the AUC of two groups."""
+
+from abc import abstractmethod
 
 import torch
 from torch import Tensor
@@ -6,16 +8,17 @@ from torchmetrics import Metric
 
 
 def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Rank all items of some users and look up which of the top K are relevant.
+    """Rank all items for some users and return which of the top K are relevant.
 
     Args:
-        scores: predictions, [users, items]; the seen items' are overwritten with -inf.
-        seen: (row, item) to leave out of the ranking, int64 [2, n].
-        relevant: (row, item) of the held-out items, int64 [2, m], no pair twice.
-        k: length of the ranking.
+        scores: The predictions, [users, items]. Those of the seen items are overwritten with -inf.
+        seen: The (row, item) pairs to leave out of the ranking, int64 [2, n].
+        relevant: The (row, item) pairs of the held-out items, int64 [2, m]; no pair may occur twice.
+        k: The length of the ranking.
 
     Returns:
-        ``hits``, bool [users, min(k, items)], in the order of the ranking, and ``num_relevant``, int64 [users].
+        ``hits``, bool [users, min(k, items)], in the order of the ranking, and ``num_relevant``, int64 [users], the
+        number of held-out items of each user.
     """
     scores[seen[0], seen[1]] = -torch.inf
     is_relevant = torch.zeros_like(scores, dtype=torch.bool)
@@ -24,11 +27,16 @@ def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int) -> tuple[T
     return is_relevant.gather(1, top), is_relevant.sum(dim=1)
 
 
-class _MeanOverUsers(Metric):
-    """Sums a value per user and counts the users; those without relevant items are skipped.
+class RankingMetric(Metric):
+    """The mean of a value per user, over the users that have relevant items.
+
+    A child class implements ``per_user``.
 
     Args:
-        k: length of the ranking, at least 1.
+        k: The length of the ranking, at least 1.
+
+    Raises:
+        ValueError: If ``k`` is less than 1.
     """
 
     is_differentiable = False
@@ -46,51 +54,63 @@ class _MeanOverUsers(Metric):
         self.add_state("users", torch.zeros(()), dist_reduce_fx="sum")
 
     def update(self, hits: Tensor, num_relevant: Tensor) -> None:
-        """Add some users.
+        """Add some users. Those without relevant items do not count.
 
         Args:
-            hits: whether the item at each place of the ranking is relevant, bool [users, >= k or all items].
-            num_relevant: number of relevant items of each user, [users].
+            hits: Whether the item at each place of the ranking is relevant, bool [users, at least k or all items].
+            num_relevant: The number of relevant items of each user, [users].
         """
         counted = num_relevant > 0
-        self.total += self._per_user(hits[counted, : self.k].float(), num_relevant[counted]).sum()
+        self.total += self.per_user(hits[counted, : self.k].float(), num_relevant[counted]).sum()
         self.users += counted.sum()
 
     def compute(self) -> Tensor:
-        """The mean over the users with relevant items; 0 where there is none."""
+        """Return the mean over the users with relevant items, a scalar; 0 if there are none."""
         return self.total / self.users.clamp(min=1)
 
-    def _per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
+        """Return the value of each user.
+
+        Args:
+            hits: 1 where the item at this place of the ranking is relevant, else 0; float32 [users, at most k].
+            num_relevant: The number of relevant items of each user, at least 1, int64 [users].
+
+        Returns:
+            One value per user, float32 [users].
+        """
 
 
-class Recall(_MeanOverUsers):
-    """Recall@K: relevant items among the top K, divided by all relevant items of the user."""
+class Recall(RankingMetric):
+    """Recall@K: the number of relevant items among the top K, divided by the number of the user's relevant items."""
 
-    def _per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
+    def per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
+        """Return the recall of each user; see ``RankingMetric``."""
         return hits.sum(dim=1) / num_relevant
 
 
-class NDCG(_MeanOverUsers):
-    """NDCG@K with binary relevance; the ideal ranking holds min(K, relevant) items (Järvelin and Kekäläinen, 2002)."""
+class NDCG(RankingMetric):
+    """NDCG@K with binary relevance (Järvelin and Kekäläinen, 2002). The ideal ranking has min(K, relevant) items."""
 
-    def _per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
+    def per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
+        """Return the NDCG of each user; see ``RankingMetric``."""
         discount = torch.arange(2, self.k + 2, device=hits.device).float().log2().reciprocal()
         ideal = discount.cumsum(0)[num_relevant.clamp(max=self.k) - 1]
         return (hits * discount[: hits.shape[1]]).sum(dim=1) / ideal
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:
-    """Probability that a value of one group is larger than one of the other, ties counted half.
+    """Return the probability that a value of one group is larger than a value of the other. Ties count half.
 
     Args:
-        positive: [n]; NaN is left out.
-        negative: [m]; NaN is left out.
+        positive: The values of the group that should be larger, [n]. NaN is left out.
+        negative: The values of the other group, [m]. NaN is left out.
 
     Returns:
-        NaN where a group is empty.
+        The area under the ROC curve, 0 to 1; NaN if a group is empty.
     """
-    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]  # a second that training need not wait
+    # Imported here: it takes a second, which training need not pay.
+    from sklearn.metrics import roc_auc_score  # type: ignore[import-untyped]
 
     positive, negative = (group[~group.isnan()] for group in (positive, negative))
     if not len(positive) or not len(negative):

@@ -1,7 +1,9 @@
-"""Sums over the processes of a run; with a single process nothing is communicated."""
+"""What the processes of a run do together; with a single process nothing is communicated."""
 
+from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 
@@ -20,3 +22,29 @@ def reduced(trainer: Any, tensor: Tensor, operation: Literal["sum", "mean", "max
         return tensor
     result: Tensor = trainer.strategy.reduce(tensor.clone(), reduce_op=operation)
     return result
+
+
+def gathered(trainer: Any, value: Any) -> list[Any]:
+    """Return the values of all processes, by rank. Every process must call it.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+        value: This process's value; it must be picklable.
+    """
+    if trainer is None or trainer.world_size == 1:
+        return [value]
+    values: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def own_file(trainer: Any, path: Path) -> Path:
+    """Return the path of this process's own file: ``path``, or ``NAME-rankR.ending`` where there are several processes.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+        path: The path that a single process would write to.
+    """
+    if trainer.world_size == 1:
+        return path
+    return path.with_name(f"{path.stem}-rank{trainer.global_rank}{path.suffix}")

@@ -1,4 +1,4 @@
-"""Where a trainer's data module keeps the training interactions: one protocol and one error."""
+"""Find the training interactions in a trainer's data module: one protocol and one error."""
 
 from typing import Any, Protocol, runtime_checkable
 
@@ -7,12 +7,15 @@ from torch import Tensor
 
 @runtime_checkable
 class TrainingData(Protocol):
-    """A data module that knows its training interactions, as those of this package do after ``setup``."""
+    """A data module that knows its training interactions, as those of this package do after ``setup``.
+
+    Row s of the two tensors is sample s.
+    """
 
     train_users: Tensor
-    """int64 [n]: the user of each training sample."""
+    """The user of each training sample, int64 [n]."""
     train_items: Tensor
-    """int64 [n]: its observed item."""
+    """The observed item of each training sample, int64 [n]."""
 
 
 def training_interactions(trainer: Any, owner: object, remedy: str) -> tuple[Tensor, Tensor]:
@@ -21,7 +24,7 @@ def training_interactions(trainer: Any, owner: object, remedy: str) -> tuple[Ten
     Args:
         trainer: A Lightning ``Trainer``.
         owner: Who needs them; the error names its class.
-        remedy: What to do where the data module does not have them; the last sentence of the error.
+        remedy: What to do if the data module does not have them; the last sentence of the error.
 
     Returns:
         Users and items, each int64 [n]. Row ``s`` is sample ``s``.

@@ -1,15 +1,18 @@
 """Study 1: do hard samples vary more across epochs than noise?
 
-    python studies/variance.py --data_root ../shared/data
+    python studies/variance.py --data_root data
 
-The observation (SRNS, Ding et al., NeurIPS 2020) that variance pruning rests on (PAPER.md, section 2), measured on
-plain training without any denoising. *Noise* is what the data says is noise: misclicks (synthetic catalog), 20 % random
-pairs (Yelp), ratings below 4 (ml-100k). *Hard* is what was planted as such (synthetic catalog); elsewhere, what is
-right and among the fifth of the samples with the highest losses. The AUC is the probability that the prediction of a
-hard sample varied more over the last m epochs than that of a noisy one: .5 says that variance knows nothing. Once over
-all samples of either kind, once within the fifth with the highest losses, the noise set, where the method uses it.
+Variance-based pruning (docs/paper.md, section 2) rests on this observation (SRNS, Ding et al., NeurIPS 2020). The study
+measures it in plain training, without any denoising.
 
-Writes ``docs/studies/variance.csv`` and ``docs/studies/variance.png``.
+*Noise* is known from the data: misclicks (synthetic catalog), 20 % random pairs (Yelp), ratings below 4 (ml-100k).
+*Hard* samples are those that were planted as such (synthetic catalog), or the correct ones among the fifth of the
+samples with the highest losses (the other data sets). The AUC is the probability that the prediction of a hard sample
+varied more over the last m epochs than that of a noisy one; at .5 the variance says nothing. It is taken once over all
+samples of the two kinds, and once within the fifth with the highest losses: the noise set, where the method uses it.
+
+The study writes ``docs/studies/variance.csv`` and ``docs/studies/variance.png``. Data sets that are not in the folder
+are left out.
 """
 
 import argparse
@@ -33,7 +36,7 @@ from llmhd_pl.metrics import auc
 OUTPUT = Path(__file__).parents[1] / "docs" / "studies"
 WINDOWS = (3, 5, 10)
 SHOWN_WINDOW = 5
-EPOCHS = (10, 20, 40)  # after which the variances are looked at
+EPOCHS = (10, 20, 40)  # the variances are compared after so many epochs
 NOISE_SET = 0.2
 BACKBONES: dict[str, Any] = {
     "LightGCN": lambda users, items: LightGCN(users, items, learning_rate=0.005, l2=0.001),
@@ -43,7 +46,12 @@ COLORS = {"easy": "tab:blue", "hard": "tab:orange", "noise": "tab:red"}
 
 
 class Look(Callback):
-    """Compares the variances of the kinds after some of the epochs."""
+    """Compares the variances of hard and noisy samples after some of the epochs.
+
+    Args:
+        recorder: The recorder of the predictions, which must come before this callback.
+        data: The data that is trained on, after ``setup``.
+    """
 
     def __init__(self, recorder: SampleRecorder, data: InteractionDataModule) -> None:
         self.recorder, self.noise = recorder, data.noise_mask
@@ -52,7 +60,7 @@ class Look(Callback):
         self.shown: dict[str, Tensor] = {}
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Look, after an epoch that is to be looked at."""
+        """Compare, if this is one of ``EPOCHS``."""
         epoch, store = trainer.current_epoch + 1, self.recorder.store
         if epoch not in EPOCHS:
             return
@@ -71,7 +79,7 @@ class Look(Callback):
 
 
 def study(data: InteractionDataModule, backbone: str, seed: int) -> Look:
-    """Train, and look."""
+    """Train a backbone on the data and return the callback that compared the variances."""
     data.setup()
     torch.manual_seed(seed)
     recorder = SampleRecorder(max(WINDOWS))
@@ -85,7 +93,7 @@ def study(data: InteractionDataModule, backbone: str, seed: int) -> Look:
 
 
 def datasets(root: Path, seed: int) -> dict[str, InteractionDataModule]:
-    """The data sets, those on disk if they are there."""
+    """Return the data sets by name: the synthetic one, and those that are in the folder."""
     sets: dict[str, InteractionDataModule] = {
         "synthetic": SyntheticCatalog(
             books_per_reader=20, hard_share=0.3, misclick_share=0.4, negative_lifetime=1, seed=seed
@@ -101,7 +109,7 @@ def datasets(root: Path, seed: int) -> dict[str, InteractionDataModule]:
 
 
 def plot(looks: dict[tuple[str, str], Look]) -> None:
-    """The distributions after the last epoch, a panel per data set and backbone."""
+    """Plot the distributions after the last epoch, in a panel per data set and backbone."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -129,9 +137,9 @@ def plot(looks: dict[tuple[str, str], Look]) -> None:
 
 
 def main() -> None:
-    """Run the study, print and save it."""
+    """Run the study, print its table, and save its figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data_root", type=Path, default=Path("../shared/data"))
+    parser.add_argument("--data_root", type=Path, default=Path("data"), help="folder with yelp/ and ml-100k/")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
     rows: list[dict[str, Any]] = []

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +17,7 @@ def random_edges(num_users: int, num_items: int, seed: int) -> tuple[Tensor, Ten
 
 
 def dense(users: Tensor, items: Tensor, num_users: int, num_items: int) -> Tensor:
-    """D^-1/2 A D^-1/2 written down as the paper has it."""
+    """``D^-1/2 A D^-1/2`` as the paper writes it."""
     a = torch.zeros(num_users + num_items, num_users + num_items, dtype=torch.float64)
     a[users, items + num_users] = 1
     a[items + num_users, users] = 1
@@ -70,7 +73,7 @@ def test_the_graph_is_not_in_the_state_dict_and_has_no_sparse_buffer() -> None:
     assert all(buffer.layout == torch.strided for buffer in adjacency.buffers())
 
 
-def test_normalisation_of_what_is_kept_by_hand() -> None:
+def test_normalisation_of_the_kept_edges_by_hand() -> None:
     users, items = torch.tensor([1, 0, 0]), torch.tensor([0, 1, 0])
     keep = torch.tensor([True, False, True])
     root = 1 / 2**0.5
@@ -80,7 +83,7 @@ def test_normalisation_of_what_is_kept_by_hand() -> None:
 @settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100))
 def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: int, seed: int) -> None:
-    users, items = random_edges(u, i, seed)  # in no order
+    users, items = random_edges(u, i, seed)  # unsorted
     graph = WeightedAdjacency(users, items, u, i)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(u + i, 5, generator=generator, requires_grad=True)
@@ -106,3 +109,22 @@ def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: i
     their_gradients = torch.autograd.grad((theirs[0] * upstream).sum() + (theirs[1] ** 2).sum(), references)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)
+
+
+WITHOUT_A_WARNING = """
+import warnings
+import torch
+from llmhd_pl.graph import WeightedAdjacency
+warnings.simplefilter("error")
+filters = list(warnings.filters)
+nodes = torch.arange(4)
+graph = WeightedAdjacency(nodes, nodes, 4, 4)
+for _ in range(2):
+    graph.edge_dots(torch.ones(8, 3, requires_grad=True)).sum().backward()
+assert warnings.filters == filters
+"""
+
+
+def test_pytorchs_warning_about_csr_tensors_is_suppressed_and_no_filter_stays() -> None:
+    """In its own process, because PyTorch warns once per process."""
+    subprocess.run([sys.executable, "-c", WITHOUT_A_WARNING], check=True)

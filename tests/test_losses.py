@@ -37,14 +37,14 @@ def test_info_nce_by_hand() -> None:
     assert loss.item() == pytest.approx(sums[0] - 1 / 0.5 + 3 * (sums[1] - half / 0.5))
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(info_nce(anchors.bfloat16(), candidates[:2], candidates, 0.5, counts), loss)
-    # a process without a share of the batch
+    # a process that has no sample of the batch
     assert info_nce(anchors[:0], anchors[:0], anchors[:0], 0.5, counts[:0]) == 0
 
 
 @pytest.mark.parametrize("temperature", [0.2, 0.03, 0.02])
 @pytest.mark.parametrize("shared", [False, True])
 def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool, temperature: float) -> None:
-    """More anchors than are multiplied at once; an embedding that is anchor, positive and candidate at once."""
+    """With more anchors than are multiplied at once, and with embeddings that are anchor, positive and candidate."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(300, 8, generator=generator, dtype=torch.float64).float()
     weights = torch.rand(300, generator=generator)

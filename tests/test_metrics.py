@@ -83,7 +83,7 @@ def test_k_below_one_is_refused() -> None:
         Recall(0)
 
 
-def test_auc_counts_ties_half_and_leaves_out_what_is_missing() -> None:
+def test_auc_counts_ties_half_and_leaves_out_nan() -> None:
     nan = float("nan")
     # 3 > 1, 3 > 2, 2 > 1, and 2 ties with 2
     assert auc(torch.tensor([3.0, nan, 2.0]), torch.tensor([1.0, 2.0, nan])) == 3.5 / 4

@@ -1,4 +1,4 @@
-"""A run that is interrupted and resumed ends exactly where one that was not interrupted ends."""
+"""A run that is interrupted and resumed ends exactly where an uninterrupted one ends."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ from train import main
 REPOSITORY = Path(__file__).parent.parent
 FIT = [
     *(sys.executable, str(REPOSITORY / "train.py"), "fit"),
-    *("--config", str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")),
+    *("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), "--denoising", "null"),
     *("--trainer.max_epochs", "12", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
     *("--data.num_readers", "300", "--data.num_books", "200", "--data.batch_size", "16"),
     *("--data.negative_lifetime", "3", "--model.objective", "bce"),
@@ -65,7 +65,7 @@ def test_kill_9_in_the_middle_of_an_epoch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [2, 5, 7])
 def test_a_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, step: int) -> None:
-    """Five batches an epoch: step 2 and 7 lie within one, step 5 at the end of the first."""
+    """There are five batches an epoch: steps 2 and 7 lie within one, and step 5 ends the first."""
 
     def fit(epochs: int, seed: int, checkpoint: Path | None = None) -> tuple[Trainer, LightGCN]:
         torch.manual_seed(seed)
@@ -89,13 +89,13 @@ def test_a_checkpoint_in_the_middle_of_an_epoch(tmp_path: Path, step: int) -> No
 def test_a_run_that_had_been_stopped_early_takes_no_further_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Killed in the test after the fit, and resumed: Lightning alone would train on."""
+    """It is resumed as if it had been killed in the test after the fit. Lightning alone would go on training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
-    config = str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")
-    more = ["--trainer.enable_progress_bar=false", "--trainer.max_epochs=60", "--early_stopping.patience=2"]
+    config = str(REPOSITORY / "configs" / "quickstart.yaml")
+    more = ["--denoising=null", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=60"]
     sizes = ["--data.num_readers", "60", "--data.num_books", "50", "--data.num_topics", "5"]
-    arguments = ["fit", "--config", config, *more, *sizes, "--model.learning_rate", "0.1"]
+    arguments = ["fit", "--config", config, *more, *sizes, "--early_stopping.patience=2", "--model.learning_rate=0.1"]
     whole = main(arguments)
     last = "runs/version_0/checkpoints/last.ckpt"
     epochs = whole.trainer.current_epoch
@@ -105,15 +105,13 @@ def test_a_run_that_had_been_stopped_early_takes_no_further_epoch(
 
 
 def small_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
-    """The quickstart, small, with preferences that are revised after two epochs, for both reasons."""
+    """Start a small quickstart whose preferences are revised after two epochs, for both reasons."""
     folder.mkdir(exist_ok=True)
     config = yaml.safe_load((REPOSITORY / "configs" / "quickstart.yaml").read_text())
     sizes = {"num_readers": 120, "num_books": 160, "batch_size": 256, "negative_lifetime": 3}
     config["data"]["init_args"] |= sizes
     config["trainer"] |= {"max_epochs": 6, "accelerator": "cpu", "enable_progress_bar": False}
-    for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"].endswith("PreferenceUpdater"):
-            callback["init_args"] = {"confidence_epochs": 2}
+    config["denoising"]["init_args"] |= {"confidence_epochs": 2, "among": "all"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "--config", "config.yaml", *more]
     output = (folder / "output.txt").open("ab")
@@ -122,7 +120,7 @@ def small_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
 
 
 def answers(folder: Path, template: str | None = None) -> int:
-    """How many answers the cache holds, of one kind or of all."""
+    """The number of answers in the cache, of one prompt or of all."""
     path = folder / "runs" / "quickstart.sqlite"
     if not path.is_file():
         return 0
@@ -135,7 +133,7 @@ def answers(folder: Path, template: str | None = None) -> int:
 # Among the summaries of the first epoch, among its scores, and among revisions of either kind.
 @pytest.mark.parametrize(("template", "at"), [("T_sum", 60), ("T_score", 600), ("T_FP", 20), ("T_FN", 20)])
 def test_kill_9_while_the_language_model_answers(tmp_path: Path, template: str, at: int) -> None:
-    """No question that has been answered is asked again, and the end is the same to the last digit."""
+    """No answered question is asked again, and the final metrics are the same to the last digit."""
     whole = small_llmhd(tmp_path / "whole")
     broken = small_llmhd(tmp_path / "broken")
     deadline = time.monotonic() + 300

@@ -82,8 +82,9 @@ class TrainingCatalog(SyntheticCatalog):
 
     held_out = False
 
-    def _book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
-        while is_held_out(book := super()._book(rng, topic)) is not self.held_out:
+    def book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
+        """Write books until one is on this catalog's side."""
+        while is_held_out(book := super().book(rng, topic)) is not self.held_out:
             pass
         return book
 

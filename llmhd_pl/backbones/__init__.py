@@ -1,7 +1,9 @@
 """Backbones: recommenders as LightningModules."""
 
-from llmhd_pl.backbones.base import Backbone, EmbeddingBackbone, GraphBackbone
+from llmhd_pl.backbones.base import Backbone
+from llmhd_pl.backbones.embedding_backbone import EmbeddingBackbone
 from llmhd_pl.backbones.gmf import GMF
+from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.mf import MF
 from llmhd_pl.backbones.ncl import NCL

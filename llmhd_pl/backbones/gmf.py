@@ -6,22 +6,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import EmbeddingBackbone, Objective
+from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.embedding_backbone import EmbeddingBackbone
 
 
 class GMF(EmbeddingBackbone):
     """GMF (He et al., WWW 2017, section 3.2): a dot product in which each dimension has a learned weight.
 
-    ``y = h (p_u * q_i) + b`` (equation 9; the logit, and with the bias of the authors' code).
+    The prediction is the logit ``y = h (p_u * q_i) + b``: equation 9 without the sigmoid, and with the bias b of the
+    authors' code.
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        objective: see ``Backbone``, as for all that follow; the paper's is pointwise.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``. The paper uses the pointwise one, "bce".
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term; see ``Backbone``.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -39,16 +44,16 @@ class GMF(EmbeddingBackbone):
         self.output = torch.nn.Linear(embedding_dim, 1)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Logits of (user, item) pairs, both int64 [n]: float32 [n]."""
+        """Return the logits of (user, item) pairs, both int64 [n]: float32 [n]."""
         pairs = F.embedding(torch.cat([users, items + self.num_users]), self.embedding.weight)
         user, item = pairs.chunk(2)
         return (user * item * self.output.weight).sum(dim=1) + self.output.bias
 
     def rank(self, users: Tensor) -> Tensor:
-        """Logits of all items: float32 [n, items]."""
+        """Return the logits of all items for users, int64 [n]: float32 [n, items]."""
         return super().rank(users) + self.output.bias
 
     def final_embeddings(self) -> Tensor:
-        """The table, with the users' half weighted by h: [users + items, d]."""
+        """Return the table, with the users' half multiplied by h: [users + items, d]."""
         user, item = self.embedding.weight.split([self.num_users, self.num_items])
         return torch.cat([user * self.output.weight, item])

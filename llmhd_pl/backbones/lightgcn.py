@@ -4,23 +4,27 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from llmhd_pl.backbones.base import GraphBackbone, Objective
+from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.graph_backbone import GraphBackbone
 
 
 class LightGCN(GraphBackbone):
-    """LightGCN (He et al., SIGIR 2020): embeddings smoothed over the user-item graph.
+    """LightGCN (He et al., SIGIR 2020): free embeddings, smoothed over the user-item graph.
 
     ``E_k = D^-1/2 A D^-1/2 E_{k-1}``; the final embedding is the mean of E_0 to E_K (equations 7 and 8).
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        num_layers: K.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        num_layers: The number of layers, K.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term; see ``Backbone``.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -38,6 +42,6 @@ class LightGCN(GraphBackbone):
         self.num_layers = num_layers
 
     def final_embeddings(self) -> Tensor:
-        """The mean over the layers: [users + items, d]."""
+        """Return the mean over the layers: float32 [users + items, d]."""
         layers = self.num_layers + 1
         return self.graph.layer_sum(self.embedding.weight, [1 / layers] * layers)

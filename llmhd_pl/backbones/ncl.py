@@ -6,37 +6,45 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective, seeded_generator
+from llmhd_pl.backbones.base import Objective
 from llmhd_pl.backbones.lightgcn import LightGCN
+from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
 
 class NCL(LightGCN):
-    """NCL (Lin et al., WWW 2022): LightGCN, and each node should be like its neighbours, near and in kind.
+    """NCL (Lin et al., WWW 2022): LightGCN with two contrastive terms, on the graph's structure and on clusters.
 
-    To LightGCN's loss come two sums over the batch's users and positives: the InfoNCE between a node's second layer,
-    an average of its neighbours' neighbours, and its own embedding, told apart from those of all nodes of its kind
-    (structure; equations 5 to 7), and between its embedding and the centre of its cluster, told apart from all
-    centres (prototypes; equations 10 to 12). The clusters are found by k-means at the start of every epoch; a
-    checkpoint holds them, because in the middle of an epoch they could not be found again.
+    The loss is LightGCN's and two sums of InfoNCE over the users and the positives of the batch:
+
+    * Structure (equations 5 to 7): the anchor is a node's second layer, an average over its neighbours' neighbours, and
+      the positive is the node's own embedding. The candidates are the embeddings of all nodes of the same kind.
+    * Prototypes (equations 10 to 12): the anchor is the node's embedding, and the positive is the centre of its
+      cluster. The candidates are the centres of all clusters of the same kind.
+
+    K-means finds the clusters at the start of every epoch. A checkpoint holds them, because they cannot be found again
+    in the middle of an epoch, when the embeddings have changed.
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        num_layers: K.
-        temperature: of both InfoNCE.
-        structure_weight: of the first sum.
-        item_weight: of the items within it.
-        prototype_weight: of the second sum.
-        num_clusters: of the users, and as many of the items.
-        warm_up_epochs: epochs before the prototypes come in.
-        seed: seed of k-means. ``train.py`` links it to ``seed_everything``.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        num_layers: The number of layers, K.
+        temperature: The temperature of both sums.
+        structure_weight: The weight of the structure sum.
+        item_weight: The weight of the items within the structure sum, relative to the users.
+        prototype_weight: The weight of the prototype sum.
+        num_clusters: The number of clusters of the users, and also that of the items; at most one per node.
+        warm_up_epochs: The number of epochs before the prototype sum is added.
+        seed: The seed of k-means. The command line links it to ``seed_everything``.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term; see ``Backbone``.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If ``num_clusters`` is less than 1, or an argument is not valid; see ``Backbone``.
     """
 
     centroids: Tensor
@@ -67,20 +75,21 @@ class NCL(LightGCN):
         self.temperature, self.seed, self.warm_up_epochs = temperature, seed, warm_up_epochs
         self.structure_weight, self.item_weight, self.prototype_weight = structure_weight, item_weight, prototype_weight
         self._sizes = [min(num_clusters, num_users), min(num_clusters, num_items)]
-        self.register_buffer("centroids", torch.zeros(sum(self._sizes), embedding_dim))  # of the users, of the items
+        # Centres of the users' clusters, then of the items'; the number of each node's cluster within its own kind.
+        self.register_buffer("centroids", torch.zeros(sum(self._sizes), embedding_dim))
         self.register_buffer("cluster", torch.zeros(num_users + num_items, dtype=torch.int64))
-        self.register_buffer("clustered_epoch", torch.tensor(-1))
-        self._clustered = -1
+        self.register_buffer("clustered_epoch", torch.tensor(-1))  # the epoch of these clusters, in checkpoints
+        self._clustered = -1  # the epoch that this process knows to have clusters, without asking the device
 
     def setup(self, stage: str) -> None:
-        """Take the graph, and forget the clusters of an earlier fit; a checkpoint is loaded after this."""
+        """Build the graph and forget the clusters of an earlier fit. Lightning loads a checkpoint after this."""
         super().setup(stage)
         if stage == "fit":
             self.clustered_epoch.fill_(-1)
             self._clustered = -1
 
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
-        """Both sums, with their weights: scalar."""
+        """Return the two sums with their weights, a scalar. The prototypes are left out during the warm-up."""
         own = self.embedding.weight
         context = self.graph.layer_sum(own, (0.0, 0.0, 1.0))
         prototypes = self.current_epoch >= self.warm_up_epochs
@@ -107,8 +116,9 @@ class NCL(LightGCN):
 
     @torch.no_grad()
     def _find_clusters(self) -> None:
-        """Cluster the embeddings, unless the checkpoint that was resumed holds this epoch's clusters."""
-        from sklearn.cluster import KMeans  # type: ignore[import-untyped]  # a second that other models need not wait
+        """Cluster the embeddings, unless the clusters of this epoch came with a checkpoint."""
+        # Imported here: it takes a second, which other models need not pay.
+        from sklearn.cluster import KMeans  # type: ignore[import-untyped]
 
         if int(self.clustered_epoch) != self.current_epoch:
             generator = seeded_generator(torch.device("cpu"), "ncl", self.seed, self.current_epoch)
@@ -116,7 +126,7 @@ class NCL(LightGCN):
             first = 0
             for table, size in zip(tables, self._sizes, strict=True):
                 seed = int(torch.randint(2**31, (), generator=generator))
-                # As faiss does it, the authors' library: random points to start from, 25 rounds.
+                # The settings of faiss, the authors' library: random points to start from, 25 iterations.
                 means = KMeans(size, init="random", n_init=1, max_iter=25, random_state=seed).fit(
                     table.float().cpu().numpy()
                 )

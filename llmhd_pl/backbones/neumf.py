@@ -7,33 +7,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.backbones.base import Backbone, Objective, dropout, seeded_generator
+from llmhd_pl.backbones.base import Backbone, Objective
+from llmhd_pl.backbones.seeding import dropout, seeded_generator
 from llmhd_pl.sample_weights import Batch
 
-# Users and items ranked at once: their pairs' first hidden layer fits a processor's cache, whatever the catalog.
+# How many users and items are ranked at once: the first hidden layer of so many pairs fits a processor's cache.
 _USERS, _ITEMS = 16, 1024
 
 
 class NeuMF(Backbone):
-    """NeuMF (He et al., WWW 2017, section 3.4): a GMF tower and a perceptron on both embeddings, under one output.
+    """NeuMF (He et al., WWW 2017, section 3.4): a GMF tower and a multi-layer perceptron under one output layer.
 
-    ``y = h [p_u * q_i, MLP(p'_u, q'_i)] + b`` (equation 12, the logit); the towers have embeddings of their own. It is
-    trained from scratch, without the paper's pre-training.
+    The prediction is the logit ``y = h [p_u * q_i, MLP(p'_u, q'_i)] + b`` (equation 12 without the sigmoid). Each tower
+    has its own embeddings. The model is trained from scratch, without the paper's pre-training.
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding, in either tower.
-        hidden_dims: widths of the perceptron's layers.
-        dropout: share of each perceptron layer's inputs that is dropped in training.
-        seed: seed of the dropout. ``train.py`` links it to ``seed_everything``.
-        objective: see ``Backbone``, as for all that follow; the paper's is pointwise.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding, the same in both towers.
+        hidden_dims: The widths of the perceptron's layers.
+        dropout: The share of the inputs of each perceptron layer that is zeroed in training.
+        seed: The seed of the dropout. The command line links it to ``seed_everything``.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``. The paper uses the pointwise one, "bce".
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term, on the embeddings of both towers; see ``Backbone``.
+        ks: The cutoffs of the metrics.
 
     Raises:
-        ValueError: there is no hidden layer.
+        ValueError: If there is no hidden layer, or an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -51,7 +52,9 @@ class NeuMF(Backbone):
     ) -> None:
         super().__init__(num_users, num_items, objective, learning_rate, l2, ks)
         if len(hidden_dims) == 0:
-            raise ValueError("hidden_dims is empty; the perceptron has at least one layer. Without it NeuMF is GMF.")
+            raise ValueError(
+                "hidden_dims is empty; the perceptron needs at least one layer. Use GMF for a model without one."
+            )
         self.dropout, self.seed = dropout, seed
         self.embedding = nn.Embedding(num_users + num_items, embedding_dim)
         self.mlp_embedding = nn.Embedding(num_users + num_items, embedding_dim)
@@ -62,22 +65,23 @@ class NeuMF(Backbone):
         self.output = nn.Linear(embedding_dim + widths[-1], 1)
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Logits of (user, item) pairs, both int64 [n]; the output layer is float32 under autocast too: [n]."""
+        """Return the logits of (user, item) pairs, both int64 [n]: [n], with an output layer that is always float32."""
         nodes = torch.cat([users, items + self.num_users])
         user, item = F.embedding(nodes, self.embedding.weight).chunk(2)
         x = torch.cat(F.embedding(nodes, self.mlp_embedding.weight).chunk(2), dim=1)
         dropping = self.training and self.dropout > 0
-        rank = self.global_rank if dropping else 0  # each rank has samples of its own
+        rank = self.global_rank if dropping else 0  # the ranks have different samples, so they draw differently
         generator = seeded_generator(x.device, "neumf", self.seed, self.global_step, rank) if dropping else None
         for layer in self.hidden:
             x = layer(x if generator is None else dropout(x, self.dropout, generator)).relu()
         return (torch.cat([user * item, x.float()], dim=1) * self.output.weight).sum(dim=1) + self.output.bias
 
     def rank(self, users: Tensor) -> Tensor:
-        """Logits of all items, without dropout, in float32 under autocast too: [n, items].
+        """Return the logits of all items for users, int64 [n], in float32 even under autocast: [n, items].
 
-        The first layer is linear in the user's and the item's half, so each half is multiplied once; the rest goes in
-        blocks of users and items, in memory that depends on neither number.
+        Dropout is off. The first layer is linear in the user's half and in the item's half of its input, so each half
+        is multiplied only once. The other layers are computed in blocks of users and items, so that the memory they
+        need depends on neither number.
         """
         first, *others = self.hidden
         assert isinstance(first, nn.Linear)
@@ -99,7 +103,7 @@ class NeuMF(Backbone):
         return predictions
 
     def squared_norms(self, batch: Batch) -> Tensor:
-        """Squared norms of the embeddings of each sample's user, positive and negative, in both towers: [B]."""
+        """Return the squared norm of each sample's user, positive and negative embeddings in both towers: [B]."""
         nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
         norms = [F.embedding(nodes, table.weight).square().sum(dim=1) for table in (self.embedding, self.mlp_embedding)]
         return torch.stack(norms).sum(dim=0).view(3, -1).sum(dim=0)

@@ -7,27 +7,33 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.backbones.base import GraphBackbone, Objective, dropout, seeded_generator
+from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.graph_backbone import GraphBackbone
+from llmhd_pl.backbones.seeding import dropout, seeded_generator
 
 
 class NGCF(GraphBackbone):
-    """NGCF (Wang et al., SIGIR 2019): messages of neighbours and of their product with the node itself.
+    """NGCF (Wang et al., SIGIR 2019): messages from the neighbours and from their product with the node itself.
 
     ``E_k = LeakyReLU((L + I) E_{k-1} W_k + b_k + (L E_{k-1} * E_{k-1}) W'_k + b'_k)`` with L = D^-1/2 A D^-1/2
-    (equation 7); then message dropout, and each row is scaled to length 1. The final embedding is E_0 to E_K side by
-    side (equation 9).
+    (equation 7). Message dropout follows, and then each row is scaled to length 1. The final embedding is the
+    concatenation of E_0 to E_K (equation 9).
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of E_0.
-        hidden_dims: lengths of E_1 to E_K.
-        message_dropout: share of each layer's output that is dropped in training.
-        seed: seed of the dropout. ``train.py`` links it to ``seed_everything``.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term. The layers' rows have length 1, so E_0 alone has a gradient of it.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of a row of E_0.
+        hidden_dims: The lengths of the rows of E_1 to E_K.
+        message_dropout: The share of each layer's output that is zeroed in training.
+        seed: The seed of the dropout. The command line links it to ``seed_everything``.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term, which is taken on E_0: the rows of the other layers have length 1, so that the
+            norm of the final embeddings has the same gradient.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -54,7 +60,7 @@ class NGCF(GraphBackbone):
             nn.init.zeros_(layer.bias)
 
     def final_embeddings(self) -> Tensor:
-        """All layers side by side: float32 [users + items, sum of their lengths]."""
+        """Return the concatenation of all layers: float32 [users + items, sum of their lengths]."""
         layer = self.embedding.weight
         dropping = self.training and self.message_dropout > 0
         generator = seeded_generator(layer.device, "ngcf", self.seed, self.global_step) if dropping else None

@@ -1,44 +1,64 @@
 """RGCF."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import GraphBackbone, Objective, seeded_generator
+from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.graph_backbone import GraphBackbone
+from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import WeightedAdjacency
 from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
-_POOL = 10  # random pairs drawn for one that is added
-_BLOCK = 8192  # pairs multiplied at once: they stay in a processor's cache
+_POOL = 10  # the number of random pairs drawn for each one that is added
+_BLOCK = 8192  # the number of pairs multiplied at once: their embeddings stay in a processor's cache
+
+
+class _Denoised(NamedTuple):
+    """The denoised graph and what is computed in it."""
+
+    features: Tensor
+    """[users + items, d]: the sum of the embeddings of a node's neighbours."""
+    weights: Tensor
+    """[n]: the weights of the edges, 0 for those that are cut."""
+    final: Tensor
+    """[users + items, d]: the final embeddings."""
 
 
 class RGCF(GraphBackbone):
-    """RGCF (Tian et al., SIGIR 2022): a graph model that weighs its edges, cuts unlikely ones, and tries new ones.
+    """RGCF (Tian et al., SIGIR 2022): a graph model that weights its edges, cuts unlikely ones, and tries new ones.
 
-    The feature of a node is the sum of its neighbours' embeddings. An edge's weight is s = (cos + 1) / 2 of its ends'
-    features, 0 where s < ``prune_below``; the graph is normalised by rows, and the final embedding is the mean of the
-    features and what they become in K layers. To the loss comes ``ssl_weight`` times the InfoNCE, summed over the
-    batch's users, between that and the embeddings in a second graph: the same one without gradient, and the pairs with
-    the highest dot product of features among 10 times as many random ones, with the median of its values, drawn anew
-    in every step, normalised symmetrically. All users are told apart from.
+    The feature of a node is the sum of its neighbours' embeddings. The weight of an edge is s = (cos + 1) / 2 of the
+    features of its two ends, or 0 if s < ``prune_below``. The weighted graph is normalised by rows, and the final
+    embedding is the mean of the features and of their propagations over K layers. Gradients flow through the weights.
+
+    The loss has a further term, ``ssl_weight`` times the InfoNCE between a user's final embedding and its embedding in
+    a second graph, summed over the users of the batch; the candidates are all users. The second graph consists of the
+    denoised one, whose values have no gradient here, and of added edges: the pairs with the highest dot product of
+    features among 10 times as many random pairs. The added edges have the median of the graph's values and are drawn
+    anew in every step. The second graph is normalised symmetrically.
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        num_layers: K.
-        prune_below: the weight below which an edge is cut.
-        added_edges: edges added in the second graph, as a share of all.
-        temperature: of InfoNCE.
-        ssl_weight: of InfoNCE.
-        seed: seed of the added edges. ``train.py`` links it to ``seed_everything``.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term, on the features.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        num_layers: The number of layers, K.
+        prune_below: The weight below which an edge is cut.
+        added_edges: The number of edges added in the second graph, as a share of the edges of the first.
+        temperature: The temperature of InfoNCE.
+        ssl_weight: The weight of InfoNCE.
+        seed: The seed of the added edges. The command line links it to ``seed_everything``.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term, on the features; see ``Backbone``.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -60,20 +80,21 @@ class RGCF(GraphBackbone):
         super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
         self.num_layers, self.prune_below, self.added_edges = num_layers, prune_below, added_edges
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
-        self._step: tuple[Tensor, Tensor, Tensor] | None = None
+        self._step: _Denoised | None = None  # the denoised graph of the training step that is running
 
-    def _build_adjacency(self, users: Tensor, items: Tensor) -> WeightedAdjacency:
+    def build_adjacency(self, users: Tensor, items: Tensor) -> WeightedAdjacency:
+        """Return the graph without weights, of interactions that are both int64 [n]."""
         return WeightedAdjacency(users, items, self.num_users, self.num_items)
 
     @property
     def graph(self) -> WeightedAdjacency:
-        """The adjacency; see ``GraphBackbone``."""
+        """The adjacency, without weights; see ``GraphBackbone``."""
         graph = super().graph
         assert isinstance(graph, WeightedAdjacency)
         return graph
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """As every backbone's; the features and the graph serve all terms of the loss."""
+        """Compute the loss of a batch; see ``Backbone``. The graph is denoised once for all terms of the loss."""
         self._step = self._denoise()
         try:
             return super().training_step(batch, batch_idx)
@@ -81,25 +102,25 @@ class RGCF(GraphBackbone):
             self._step = None
 
     def final_embeddings(self) -> Tensor:
-        """The mean over the layers of the denoised graph: float32 [users + items, d]."""
-        return (self._step or self._denoise())[2]
+        """Return the mean over the layers of the denoised graph: float32 [users + items, d]."""
+        return (self._step or self._denoise()).final
 
     def squared_norms(self, batch: Batch) -> Tensor:
-        """Squared norms of the features of each sample's user, positive and negative: [B]."""
-        features = (self._step or self._denoise())[0]
+        """Return the squared norm of the features of each sample's user, positive and negative: [B]."""
+        features = (self._step or self._denoise()).features
         nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
         return F.embedding(nodes, features).square().sum(dim=1).view(3, -1).sum(dim=0)
 
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
-        """``ssl_weight`` times the sum of the users' InfoNCE between the two graphs: scalar."""
+        """Return ``ssl_weight`` times the sum of the users' InfoNCE between the two graphs, a scalar."""
         features, weights, final = self._step or self._denoise()
         others = self._diverse(features, weights.detach())[: self.num_users]
         users, counts = batch["user"].unique(return_counts=True)
         mine, positives = F.embedding(users, final), F.embedding(users, others)
         return self.ssl_weight * info_nce(mine, positives, others, self.temperature, counts)
 
-    def _denoise(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features [users + items, d], weights of the edges [n], and final embeddings [users + items, d]."""
+    def _denoise(self) -> _Denoised:
+        """Weight the edges by the present embeddings, cut the unlikely ones, and propagate the features."""
         features = self.graph(self.embedding.weight)
         similarity = (self.graph.edge_dots(F.normalize(features, dim=1)) + 1) / 2
         weights = torch.where(similarity < self.prune_below, 0.0, similarity)
@@ -108,19 +129,22 @@ class RGCF(GraphBackbone):
         for _ in range(self.num_layers):
             layer = scale * self.graph.weighted(weights, layer)
             total = total + layer
-        return features, weights, total / (self.num_layers + 1)
+        return _Denoised(features, weights, total / (self.num_layers + 1))
 
     def _row_scale(self, weights: Tensor) -> Tensor:
-        """1 / (the sum of each row of the weighted graph): [users + items, 1]."""
+        """Return 1 / (the sum of each row of the weighted graph): [users + items, 1]."""
         ones = weights.new_ones(self.num_users + self.num_items, 1)
         return 1 / (self.graph.weighted(weights, ones) + 1e-7)
 
     def _diverse(self, features: Tensor, weights: Tensor) -> Tensor:
-        """Final embeddings in the second graph, D^-1/2 (denoised graph + added edges) D^-1/2, D its rows' sums."""
+        """Return the final embeddings in the second graph, ``D^-1/2 (denoised graph + added edges) D^-1/2``.
+
+        D holds the sums of the rows of the matrix in the middle. The weights, [n], have no gradient.
+        """
         scale = self._row_scale(weights)
         row = torch.repeat_interleave(scale.squeeze(1), self.graph.crow.diff())
         median = (weights.index_select(0, self.graph.edge) * row).median()
-        added, count = self._added_edges(features.detach())
+        added, count = self.draw_edges(features.detach())
         count = median * count
 
         def product(x: Tensor) -> Tensor:
@@ -133,15 +157,22 @@ class RGCF(GraphBackbone):
             total = total + layer
         return total / (self.num_layers + 1)
 
-    def _added_edges(self, features: Tensor) -> tuple[WeightedAdjacency, Tensor]:
-        """The most similar of random pairs, as a graph, and how many times each was among them, [edges]."""
+    def draw_edges(self, features: Tensor) -> tuple[WeightedAdjacency, Tensor]:
+        """Draw random pairs and keep the most similar ones; the draws depend on the seed and the step alone.
+
+        Args:
+            features: The features of the nodes, [users + items, d].
+
+        Returns:
+            The kept pairs as a graph, and how many times each of its edges was drawn and kept, float32 [edges].
+        """
         generator = seeded_generator(features.device, "rgcf", self.seed, self.global_step)
         wanted = int(self.added_edges * len(self.graph.col) / 2)
         users, items = (
             torch.randint(size, (_POOL * wanted,), generator=generator, device=features.device)
             for size in (self.num_users, self.num_items)
         )
-        dots = torch.cat(  # F.embedding is faster than an index
+        dots = torch.cat(  # F.embedding is faster than indexing
             [
                 (F.embedding(some_users, features) * F.embedding(some_items + self.num_users, features)).sum(dim=1)
                 for some_users, some_items in zip(users.split(_BLOCK), items.split(_BLOCK), strict=True)

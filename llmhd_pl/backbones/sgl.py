@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective, seeded_generator
+from llmhd_pl.backbones.base import Objective
 from llmhd_pl.backbones.lightgcn import LightGCN
+from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import SymmetricAdjacency, edge_normalization
 from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
@@ -17,30 +18,32 @@ Augmentation = Literal["edge_dropout", "node_dropout", "random_walk"]
 
 
 class SGL(LightGCN):
-    """SGL (Wu et al., SIGIR 2021): LightGCN, and each node should look alike in two thinned graphs.
+    """SGL (Wu et al., SIGIR 2021): LightGCN with a contrastive term between two thinned graphs.
 
-    To LightGCN's loss come ``ssl_weight`` times the InfoNCE between a node's embeddings in the two graphs, averaged
-    over the batch, for its users and for its positives; all nodes of the same kind are what it is told apart from
-    (equations 10 and 11, as in RecBole). The graphs are drawn anew every epoch.
+    The loss is LightGCN's and ``ssl_weight`` times the InfoNCE between a node's embeddings in the two graphs, averaged
+    over the batch, once for its users and once for its positives (equations 10 and 11, as in RecBole). The
+    candidates are all nodes of the same kind in the second graph. The graphs are drawn anew in every epoch.
 
     Args:
-        num_users: number of users.
-        num_items: number of items.
-        embedding_dim: length of an embedding.
-        num_layers: K.
-        augmentation: "edge_dropout" drops edges, "node_dropout" users and items with all their edges, "random_walk"
-            edges, other ones in each layer (equations 6 to 8). What is left is normalised by its own degrees.
-        drop_rate: share of the edges, or of the users and of the items, that is dropped.
-        temperature: of InfoNCE.
-        ssl_weight: of InfoNCE.
-        seed: seed of the thinned graphs. ``train.py`` links it to ``seed_everything``.
-        objective: see ``Backbone``, as for all that follow.
-        learning_rate: of Adam.
-        l2: weight of the L2 term.
-        ks: lengths of the rankings.
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        num_layers: The number of layers, K.
+        augmentation: How the graphs are thinned (equations 6 to 8). "edge_dropout" drops edges, "node_dropout" drops
+            users and items with all of their edges, and "random_walk" drops edges, different ones in each layer. The
+            rest of the graph is normalised by its own degrees.
+        drop_rate: The share of the edges, or of the users and of the items, that is dropped.
+        temperature: The temperature of InfoNCE.
+        ssl_weight: The weight of InfoNCE.
+        seed: The seed of the thinned graphs. The command line links it to ``seed_everything``.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term; see ``Backbone``.
+        ks: The cutoffs of the metrics.
 
     Raises:
-        ValueError: ``augmentation`` is none of the three, or ``drop_rate`` not in [0, 1).
+        ValueError: If ``augmentation`` is none of the three, ``drop_rate`` is not in [0, 1), or an argument is not
+            valid; see ``Backbone``.
     """
 
     def __init__(
@@ -71,13 +74,13 @@ class SGL(LightGCN):
         self._views: tuple[int, tuple[list[SymmetricAdjacency], ...]] | None = None
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:
-        """Build the graph from training interactions, both int64 [n]; the thinned ones follow."""
+        """Build the graph from training interactions, both int64 [n], and forget the thinned graphs of the old one."""
         super().set_graph(users, items)
         self._views = None
 
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
-        """``ssl_weight`` times the mean InfoNCE of the users and of the positives between the two graphs: scalar."""
-        first, second = (self._propagate(view) for view in self._thinned_graphs())
+        """Return ``ssl_weight`` times the mean InfoNCE of the users and of the positives, a scalar."""
+        first, second = (self._propagate(view) for view in self.thinned_graphs())
         loss = torch.zeros((), device=self.device)
         kinds = zip(
             (batch["user"], batch["positive"]),
@@ -101,8 +104,12 @@ class SGL(LightGCN):
             total = total + layer
         return total / (self.num_layers + 1)
 
-    def _thinned_graphs(self) -> tuple[list[SymmetricAdjacency], ...]:
-        """The two graphs of this epoch, of a random walk each layer's; a resumed epoch has the same."""
+    def thinned_graphs(self) -> tuple[list[SymmetricAdjacency], ...]:
+        """Return the two views of the graph in this epoch, which are the same after a resume.
+
+        Returns:
+            Two lists, one per view: of one graph for all layers, or for "random_walk" of one graph per layer.
+        """
         if self._views is None or self._views[0] != self.current_epoch:
             graphs = self.num_layers if self.augmentation == "random_walk" else 1
             self._views = (
@@ -112,10 +119,11 @@ class SGL(LightGCN):
         return self._views[1]
 
     def _thinned(self, view: int, layer: int) -> SymmetricAdjacency:
-        """The graph with the values of dropped edges zero, both directions alike, so that it stays symmetric."""
+        """Return the graph with the value 0 at both entries of each dropped edge, so that it stays symmetric."""
         graph = self.graph
         edges = len(graph.col) // 2
-        # Rows of users come first: their entries are the edges by user, then item, and the other half by item.
+        # The rows of the users come first: the first half of the entries are the edges, sorted by user and item. The
+        # second half are the same edges, sorted by item and user.
         degrees = graph.crow.diff()[: self.num_users]
         users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees)
         items = graph.col[:edges].long() - self.num_users

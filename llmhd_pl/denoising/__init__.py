@@ -1,1 +1,1 @@
-"""The method of LLMHD in plain torch (PAPER.md, sections 1 to 4); ``callbacks/`` connects it to Lightning."""
+"""The method in plain torch (docs/paper.md); it knows nothing of Lightning or of language models."""

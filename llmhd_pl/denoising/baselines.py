@@ -1,7 +1,7 @@
-"""The methods that LLMHD is compared with, as formulas of a batch's losses (PAPER.md, "The baselines, exactly").
+"""The methods that LLMHD is compared with, as formulas of a batch's losses (docs/paper.md, section 7).
 
-Predictions are read off the losses, which is exact for both objectives: a loss is -log p, p being sigmoid(y) for an
-observed item, 1 - sigmoid(y) for a sampled one (BCE), and sigmoid(s_pos - s_neg) for a pair (BPR).
+Predictions are computed from the losses, which is exact for both objectives: a loss is -log p, where p is sigmoid(y)
+for an observed item, 1 - sigmoid(y) for a sampled one (BCE), and sigmoid(s_pos - s_neg) for a pair (BPR).
 """
 
 from collections.abc import Callable
@@ -25,26 +25,26 @@ def alone(values: Tensor) -> tuple[Tensor, int]:
 
 
 def num_dropped(losses: Tensor, number: int, rate: float) -> int:
-    """How many samples go from a batch of which ``int((1 - rate) * size)`` stay, as the released codes count.
+    """Return how many samples of a batch are dropped if ``int((1 - rate) * size)`` stay, as in the released codes.
 
     Args:
-        losses: [B] or [B, 2]; only its dimensions matter. With two columns both count as samples.
-        number: rows of the batch over all processes.
-        rate: of all samples.
+        losses: The losses, [B] or [B, 2]; only their dimensions matter. With two columns both count as samples.
+        number: The number of rows of the batch over all processes.
+        rate: The fraction of all samples.
     """
     size = 2 * number if losses.dim() == 2 else number
     return size - int((1 - rate) * size)
 
 
 def places(keys: Tensor, gather: Gather = alone) -> tuple[Tensor, int]:
-    """The place of each key among those of all processes, 0 for the largest; of equal ones the earlier comes first.
+    """Return the place of each key among those of all processes, 0 for the largest; ties go to the earlier one.
 
     Args:
-        keys: [B], of this process.
-        gather: brings the keys of all processes together.
+        keys: The keys of this process, [B].
+        gather: Brings the keys of all processes together.
 
     Returns:
-        int64 [B], and the number of keys of all processes.
+        The places, int64 [B], and the number of keys of all processes.
     """
     everything, start = gather(keys)
     order = everything.argsort(descending=True, stable=True)
@@ -54,20 +54,20 @@ def places(keys: Tensor, gather: Gather = alone) -> tuple[Tensor, int]:
 
 
 def truncated(losses: Tensor, rate: float, gather: Gather = alone) -> Tensor:
-    """T-CE (Wang et al., WSDM 2021): the highest losses of observed items are dropped.
+    """Return the weights of T-CE (Wang et al., WSDM 2021), which drops the highest losses of observed items.
 
-    Give every sample of the batch a key, an observed item its loss and a sampled one 0: the ``int((1 - rate) * size)``
-    lowest keys stay. The size counts the sampled items, which have no key to fall for; so, pointwise, twice the rate of
-    the observed ones goes. (Beyond a rate of one half the released code goes on with sampled items, in no order; here
-    none goes.) The pairwise form drops the highest of the losses.
+    Every sample of the batch has a key: an observed item its loss, a sampled one 0. The ``int((1 - rate) * size)``
+    lowest keys stay. The size counts the sampled items, but these are never dropped; so, with pointwise losses, twice
+    the rate of the observed items is. (Beyond a rate of one half the released code goes on with sampled items, in no
+    particular order; here none is dropped.) The pairwise form drops the highest losses.
 
     Args:
-        losses: of this process, [B] (pairwise) or [B, 2] (pointwise).
-        rate: delta, of the samples of the batch.
-        gather: brings the losses of all processes together, so that they drop what one process would drop.
+        losses: The losses of this process, [B] (pairwise) or [B, 2] (pointwise).
+        rate: The fraction of the samples of the batch, delta.
+        gather: Brings the losses of all processes together, so that they drop what one process would drop.
 
     Returns:
-        Weights 0 or 1, the shape of the losses.
+        Weights 0 or 1, of the shape of the losses.
     """
     place, number = places(observed(losses), gather)
     weights = torch.ones_like(losses)
@@ -76,41 +76,41 @@ def truncated(losses: Tensor, rate: float, gather: Gather = alone) -> Tensor:
 
 
 def reweighted(losses: Tensor, beta: float) -> Tensor:
-    """R-CE (Wang et al., WSDM 2021): a loss weighs less the higher it is.
+    """Return the weights of R-CE (Wang et al., WSDM 2021): a loss weighs less the higher it is.
 
     The weight is sigmoid(y)^beta for an observed item, (1 - sigmoid(y))^beta for a sampled one, and, pairwise,
-    sigmoid(s_pos - s_neg)^beta: each time p^beta, and the loss is -log p.
+    sigmoid(s_pos - s_neg)^beta. Each is p^beta, and the loss is -log p.
 
     Args:
-        losses: [B] or [B, 2], without gradient; then so are the weights.
-        beta: 0 weighs all alike.
+        losses: The losses, [B] or [B, 2], without gradient; the weights have none either.
+        beta: How steeply the weight falls; 0 weighs all alike.
 
     Returns:
-        Weights, the shape of the losses, for a plain mean: their sum must not divide.
+        Weights of the shape of the losses, for a plain mean: do not divide by their sum.
     """
     return torch.exp(-beta * losses)
 
 
 def damped(losses: Tensor) -> Tensor:
-    """DCF's phi(l) = log(1 + l + l^2 / 2), which one very high loss moves little (He et al., KDD 2024, equation 2)."""
+    """Return DCF's phi(l) = log(1 + l + l^2 / 2), which dampens very high losses (He et al., KDD 2024, equation 2)."""
     return torch.log1p(losses + losses.square() / 2)
 
 
 def variance_at(epoch: int, num_epochs: int) -> float:
-    """DCF's sigma^2: falls in a straight line from 1e-4 in the first epoch to 0 in the last."""
+    """Return DCF's sigma^2, which falls in a straight line from 1e-4 in the first epoch to 0 in the last."""
     return VARIANCE * (1 - min(epoch / max(num_epochs - 1, 1), 1.0))
 
 
 def lower_bound(mean: Tensor, seen: Tensor, kept: Tensor, variance: float) -> Tensor:
-    """How low a sample's loss may be, given how seldom it was kept: DCF's l* (He et al., KDD 2024, equations 3 and 4).
+    """Return DCF's lower bound of the loss, l* (He et al., KDD 2024, equations 3 and 4).
 
     ``relu(mean - sigma^2 (s + sigma^2 log(2 s) / s^2) / (n + 1 - sigma^2))``
 
     Args:
-        mean: of the damped losses of the last epochs, [B].
-        seen: s, epochs in which the sample was seen, this one included; at least 1, [B].
-        kept: n, epochs before this one in which it was kept, [B].
-        variance: sigma^2.
+        mean: The mean of the damped losses of the last epochs, [B].
+        seen: The number of epochs in which the sample was seen, including this one, s; at least 1, [B].
+        kept: The number of epochs before this one in which it was kept, n, [B].
+        variance: The variance sigma^2.
     """
     width = seen + variance * torch.log(2.0 * seen) / seen.square()
     return torch.relu(mean - variance * width / (kept + 1 - variance))
@@ -119,24 +119,24 @@ def lower_bound(mean: Tensor, seen: Tensor, kept: Tensor, variance: float) -> Te
 def double_corrected(
     losses: Tensor, bounds: Tensor, rate: float, relabel_ratio: float, gather: Gather = alone
 ) -> tuple[Tensor, Tensor]:
-    """DCF (He et al., KDD 2024): the highest bounds are dropped, the highest of them relabelled.
+    """Return weights and counts of DCF (He et al., KDD 2024): drop the highest bounds, relabel the very highest.
 
-    Bounds take the place of T-CE's keys. Of the samples that go, the highest ``relabel_ratio`` (rounded down) come
-    back as what they seem to be: their label is 0, and their loss softplus(y) in place of softplus(-y). The ratio of
-    the derivatives, -sigmoid(y) / (1 - sigmoid(y)) = -1 / (exp(loss) - 1), is the weight by which the loss that was
-    computed gives the gradient of the flipped one, exactly. (Its value it does not give: in the reported mean a flipped
-    loss is a number between -1 and 0.) The pairwise form turns the pair round.
+    Bounds replace the keys of T-CE. Of the samples that would be dropped, the highest ``relabel_ratio`` (rounded down)
+    are relabelled instead: their label becomes 0, and their loss softplus(y) in place of softplus(-y). The weight of
+    such a loss is the ratio of the derivatives, -sigmoid(y) / (1 - sigmoid(y)) = -1 / (exp(loss) - 1), which turns the
+    gradient of the computed loss into exactly that of the flipped one. (It does not turn the value: in the reported
+    mean a flipped loss is a number between -1 and 0.) The pairwise form swaps the pair.
 
     Args:
-        losses: of this process, [B] (pairwise) or [B, 2] (pointwise), without gradient.
-        bounds: l* of the observed items, or of the pairs, [B].
-        rate: delta, of the samples of the batch.
-        relabel_ratio: r, of the samples that go.
-        gather: brings the bounds of all processes together, so that they decide what one process would decide.
+        losses: The losses of this process, [B] (pairwise) or [B, 2] (pointwise), without gradient.
+        bounds: The bounds l* of the observed items or of the pairs, [B].
+        rate: The fraction of the samples of the batch, delta.
+        relabel_ratio: The fraction of the samples to be dropped that is relabelled, r.
+        gather: Brings the bounds of all processes together, so that they decide what one process would decide.
 
     Returns:
-        Weights, the shape of the losses: 1, 0 where it was dropped, negative where it was flipped; and what each counts
-        in the mean: 1, or 0 where it was dropped.
+        Weights of the shape of the losses: 1, or 0 for a dropped loss, or negative for a flipped one; and what each
+        loss counts in the mean: 1, or 0 for a dropped one.
     """
     place, number = places(bounds, gather)
     goes = num_dropped(losses, number, rate)
@@ -144,28 +144,28 @@ def double_corrected(
     dropped = (place < goes) & ~flipped
     weights, counts = torch.ones_like(losses), torch.ones_like(losses)
     observed(weights)[dropped] = observed(counts)[dropped] = 0.0
-    # A loss of 1e-30 (y = 69) has a label that nobody would flip; it must not become 0 * infinity.
+    # A loss of 1e-30 (y = 69) is never flipped; its weight must not become infinite.
     flip = -1 / torch.expm1(observed(losses).float().clamp(min=1e-30))
     observed(weights).copy_(torch.where(flipped, flip.to(weights.dtype), observed(weights)))
     return weights, counts
 
 
 class LossHistory:
-    """The damped losses of each sample's last epochs, by sample and not by its place in a shuffled epoch.
+    """The damped losses of the last epochs, kept by sample and not by its place in a shuffled epoch.
 
-    Every sample counts for itself how often it was seen, so that neither a broken epoch nor a resumed one matters.
+    Every sample has its own count of how often it was seen, so that interrupted and resumed epochs do no harm.
 
     Args:
-        num_samples: n.
-        device: where the tensors lie.
+        num_samples: The number of samples, n.
+        device: The device of the tensors.
     """
 
     damped: Tensor
-    """float32 [3, n], in turn; 0 where none is."""
+    """float32 [3, n], a ring of the last epochs; 0 where there is none yet."""
     seen: Tensor
-    """int32 [n], s."""
+    """int32 [n], s: how often the sample was seen."""
     kept: Tensor
-    """int32 [n], how often the sample was neither dropped nor flipped."""
+    """int32 [n], n: how often the sample was neither dropped nor flipped."""
 
     def __init__(self, num_samples: int, device: torch.device | str = "cpu") -> None:
         self.damped = torch.zeros(WINDOW, num_samples, device=device)
@@ -173,15 +173,15 @@ class LossHistory:
         self.kept = torch.zeros(num_samples, dtype=torch.int32, device=device)
 
     def bounds(self, sample: Tensor, losses: Tensor, variance: float) -> Tensor:
-        """Write down this epoch's losses of some samples, and take their lower bounds.
+        """Record the losses of some samples in this epoch, and return their lower bounds.
 
         Args:
-            sample: int64 [B], none twice.
-            losses: of the observed items, or of the pairs, [B].
-            variance: sigma^2.
+            sample: The samples, int64 [B], each at most once.
+            losses: The losses of the observed items or of the pairs, [B].
+            variance: The variance sigma^2.
 
         Returns:
-            float32 [B].
+            The bounds, float32 [B].
         """
         self.damped[self.seen[sample].long() % WINDOW, sample] = damped(losses.float())
         self.seen[sample] += 1
@@ -190,5 +190,5 @@ class LossHistory:
         return lower_bound(mean, seen.float(), self.kept[sample].float(), variance)
 
     def keep(self, sample: Tensor, kept: Tensor) -> None:
-        """Count for each sample, int64 [B], whether it was kept, bool [B]."""
+        """Count the samples, int64 [B], that were kept, bool [B]."""
         self.kept[sample] += kept.int()

@@ -1,6 +1,6 @@
-"""Which suspicious samples are hard: three rules over the scores of the language model (PAPER.md, section 3).
+"""Which suspicious samples are hard: three rules over the scores of the language model (docs/paper.md, section 3).
 
-Scores go from 1 to 10; NaN is no answer, and a sample without one is not found hard.
+Scores go from 1 to 10. NaN is no answer, and a sample without an answer is never hard.
 """
 
 from typing import Literal
@@ -8,74 +8,77 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from llmhd_pl.denoising.epoch import Epoch
+from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import Reduce, alone, largest
+from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.scale import FITTING
 
 Rule = Literal["paper", "consistent", "joint"]
 RULES: tuple[Rule, ...] = ("paper", "consistent", "joint")
-FITTING = 5.5
-"""The middle of the scale: from here on an item fits."""
 
 
 def paper_pairwise(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
-    """As printed: hard if ``s(u, i) - s(u, j) < eps_pair(T)``.
+    """Apply the rule as printed to pairs: hard if ``s(u, i) - s(u, j) < eps_pair(T)``.
 
     Args:
-        positive: s(u, i), [n].
-        negative: s(u, j), [n].
-        threshold: eps_pair(T), which falls from 7 to 3.
+        positive: The scores of the observed items, s(u, i), [n].
+        negative: The scores of the sampled items, s(u, j), [n].
+        threshold: The threshold eps_pair(T), which falls from 7 to 3.
 
     Returns:
-        bool [n].
+        Whether each pair is hard, bool [n].
     """
     return positive - negative < threshold
 
 
 def paper_pointwise(positive: Tensor, negative: Tensor, low: float, high: float) -> Tensor:
-    """As printed: an observed item is hard if ``s(u, i) < eps_pos(T)``, a sampled one if ``s(u, j) > eps_neg(T)``.
+    """Apply the rule as printed to single items: hard if ``s(u, i) < eps_pos(T)``, or if ``s(u, j) > eps_neg(T)``.
 
     Args:
-        positive: s(u, i), [n].
-        negative: s(u, j), [n].
-        low: eps_pos(T), which falls from 8 to 6.
-        high: eps_neg(T), which rises from 2 to 4.
+        positive: The scores of the observed items, s(u, i), [n].
+        negative: The scores of the sampled items, s(u, j), [n].
+        low: The threshold eps_pos(T), which falls from 8 to 6.
+        high: The threshold eps_neg(T), which rises from 2 to 4.
 
     Returns:
-        bool [n, 2].
+        Whether each item is hard, bool [n, 2].
     """
     return torch.stack([positive < low, negative > high], dim=1)
 
 
 def consistent(positive: Tensor, negative: Tensor | None = None) -> Tensor:
-    """Hard if the label agrees with the language model: the observed item fits, the sampled one does not.
+    """Call a sample hard if the language model agrees with its label: the observed item fits, the sampled one does not.
 
-    For a pair of items the observed one decides: the gap to a negative that was drawn at random is mostly chance.
+    For a pair of items the observed one decides, because the gap to a randomly drawn negative is mostly chance.
 
     Args:
-        positive: s(u, i), [n].
-        negative: s(u, j), [n], for the pointwise objective.
+        positive: The scores of the observed items, s(u, i), [n].
+        negative: The scores of the sampled items, s(u, j), [n], for the pointwise objective.
 
     Returns:
-        bool [n], or [n, 2] with ``negative``.
+        Whether each is hard, bool [n], or [n, 2] with ``negative``.
     """
     hard = positive >= FITTING
     return hard if negative is None else torch.stack([hard, negative < FITTING], dim=1)
 
 
 def joint(losses: Tensor, agreement: Tensor, rate: float, weight: float = 1.0, reduce: Reduce = alone) -> Tensor:
-    """Loss and score decide together: dropped is the top of ``z(loss) - weight * z(agreement)``.
+    """Let loss and score decide together: drop the samples with the largest ``z(loss) - weight * z(agreement)``.
 
-    z takes off the mean and divides by the standard deviation; a sample without a score has z = 0 there, so that its
-    loss alone decides.
+    z subtracts the mean and divides by the standard deviation. For a sample without a score, z(agreement) is 0, so that
+    its loss alone decides.
 
     Args:
-        losses: [n] or [n, 2]; NaN is not there.
-        agreement: the shape of the losses: s(u, i) for observed items, -s(u, j) for sampled ones; NaN is no answer.
-        rate: fraction to drop, of all losses.
-        weight: of the score against the loss.
-        reduce: sums over the processes.
+        losses: The losses, [n] or [n, 2]; NaN marks samples that are not considered.
+        agreement: The agreement of the language model with the label, of the shape of the losses: s(u, i) for observed
+            items, -s(u, j) for sampled ones; NaN is no answer.
+        rate: The fraction of the losses to drop.
+        weight: The weight of the score against the loss.
+        reduce: Sums a tensor over the processes.
 
     Returns:
-        bool, the shape of the losses: what is dropped.
+        What is dropped, bool of the shape of the losses.
     """
     key = _standard(losses, reduce)
     if losses.dim() == 2:
@@ -93,3 +96,36 @@ def _standard(values: Tensor, reduce: Reduce) -> Tensor:
     mean = total / count.clamp(min=1)
     deviation = (reduce((there - mean).square().sum()) / count.clamp(min=1)).sqrt()
     return ((values.double() - mean) / deviation.clamp(min=1e-12)).float()
+
+
+def decide(rule: Rule, epoch: Epoch, positive: Tensor, negative: Tensor, score_weight: float = 1.0) -> Tensor:
+    """Return the status of every sample once the language model has answered (docs/paper.md, section 3).
+
+    Args:
+        rule: "paper", "consistent" or "joint".
+        epoch: The epoch, after ``VariancePruning`` has selected the noise set and the candidates.
+        positive: The scores of the observed items, float32 [n]; NaN is no answer.
+        negative: The scores of the sampled items, float32 [n].
+        score_weight: The weight of the score against the loss, in the rule "joint".
+
+    Returns:
+        uint8, the shape of ``epoch.status``. No candidate is left: each is hard or noise.
+    """
+    status, pairwise = epoch.status.clone(), not epoch.pointwise
+    positive, negative = positive.to(status.device), negative.to(status.device)
+    if rule == "joint":
+        agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
+        dropped = joint(epoch.droppable, agreement, epoch.droppable_rate, score_weight, epoch.reduce)
+        status[status != CLEAN] = HARD
+        status[dropped] = NOISE
+        return status
+    if rule == "consistent":
+        hard = consistent(positive, None if pairwise else negative)
+    elif pairwise:
+        hard = paper_pairwise(positive, negative, ramp(epoch.progress, 1, 7.0, 3.0))
+    else:
+        low, high = ramp(epoch.progress, 1, 8.0, 6.0), ramp(epoch.progress, 1, 2.0, 4.0)
+        hard = paper_pointwise(positive, negative, low, high)
+    candidates = status == CANDIDATE
+    status[candidates] = torch.where(hard[candidates], HARD, NOISE).to(status.dtype)
+    return status

@@ -1,4 +1,4 @@
-"""Which samples are suspicious: the noise set (PAPER.md, section 1) and the candidates in it (section 2)."""
+"""Which samples are suspicious: the noise set (docs/paper.md, section 1) and the candidates in it (section 2)."""
 
 from collections.abc import Callable, Iterator
 
@@ -18,19 +18,19 @@ def alone(tensor: Tensor) -> Tensor:
 
 
 def largest(values: Tensor, fraction: float, reduce: Reduce = alone) -> Tensor:
-    """The largest ``fraction`` of the values of all processes; ties go to the smaller index.
+    """Select the largest ``fraction`` of the values of all processes; ties go to the smaller index.
 
-    Nothing is gathered: the threshold is found digit by digit (a radix select) from histograms that are summed over
-    the processes, and the index makes every key unique. So two processes that share the values, each holding NaN where
-    the other has one, find exactly what one process finds.
+    No values are gathered. The threshold is found digit by digit (a radix select) from histograms that are summed over
+    the processes, and the index makes every key unique. So two processes that share the values, each with NaN in place
+    of the other's, select exactly what one process selects.
 
     Args:
-        values: floats [n]; NaN is not there, neither counted nor selected.
-        fraction: 0 to 1, of the values that are there; the number is rounded to the nearest, half to even.
-        reduce: sums over the processes.
+        values: Floats [n]; NaN is neither counted nor selected.
+        fraction: The fraction of the values other than NaN, 0 to 1; the number is rounded to the nearest, half to even.
+        reduce: Sums a tensor over the processes.
 
     Returns:
-        bool [n].
+        What is selected, bool [n].
     """
     mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
     histogram = torch.zeros(2**_DIGIT, dtype=torch.int64, device=values.device)
@@ -57,13 +57,13 @@ def largest(values: Tensor, fraction: float, reduce: Reduce = alone) -> Tensor:
 
 
 def _keys(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """The rows of the values that are there, and for each an integer of 63 bits; larger means selected earlier."""
+    """Yield the rows of the values other than NaN, and a key of 63 bits for each; larger ones are selected first."""
     for start in range(0, len(values), _CHUNK):
         part = values[start : start + _CHUNK].float()
         there = (~part.isnan()).nonzero().flatten()
         rows = there + start
         bits = (part[there] + 0.0).view(torch.int32).long()  # + 0.0: minus zero is zero
-        # As integers, floats are in order once the negative ones are turned round.
+        # As integers, floats are in order once the negative ones are reversed.
         ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits) + 0x7FFFFFFF
         yield rows, (ordered << 31) | (0x7FFFFFFF - rows)
 
@@ -73,13 +73,13 @@ def _histogram(digits: Tensor) -> Tensor:
 
 
 def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -> float:
-    """Which fraction of some losses is as many as ``rate`` of all, at most 1: NaN is not there, in neither.
+    """Return the fraction of some losses that is as many as ``rate`` of all losses, at most 1. NaN counts in neither.
 
     Args:
-        some: any shape.
-        rate: of all.
-        of: all.
-        reduce: sums over the processes.
+        some: The losses of which the fraction is asked, of any shape.
+        rate: The fraction of all losses.
+        of: All losses, of any shape.
+        reduce: Sums a tensor over the processes.
     """
     there, everything = (
         float(count) for count in reduce(torch.stack([(~losses.isnan()).sum() for losses in (some, of)]))
@@ -88,15 +88,15 @@ def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -
 
 
 def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone) -> Tensor:
-    """B_N: the samples with the highest losses (section 1).
+    """Select the noise set B_N, the samples with the highest losses (section 1).
 
     Args:
-        losses: [n] or [n, 2], NaN for samples of other processes.
-        rate: eps_l(T), of all losses.
-        reduce: sums over the processes.
+        losses: The losses, [n] or [n, 2]; NaN for samples of other processes.
+        rate: The fraction of the losses, eps_l(T).
+        reduce: Sums a tensor over the processes.
 
     Returns:
-        bool, the shape of the losses.
+        The members, bool of the shape of the losses.
     """
     return largest(losses.flatten(), rate, reduce).view(losses.shape)
 
@@ -104,17 +104,20 @@ def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone) -> Tensor:
 def candidates(
     noise: Tensor, positive_variance: Tensor, negative_variance: Tensor, fraction: float, reduce: Reduce = alone
 ) -> Tensor:
-    """B_HC: members of the noise set whose prediction varies most, observed and sampled items apart (section 2).
+    """Select the candidates B_HC, the members of the noise set whose predictions vary most (section 2).
+
+    Observed and sampled items are selected separately.
 
     Args:
-        noise: bool [n] or [n, 2].
-        positive_variance: [n]; NaN is never selected.
-        negative_variance: [n].
-        fraction: eps_v, of each group.
-        reduce: sums over the processes.
+        noise: The noise set, bool [n] or [n, 2].
+        positive_variance: The variances of the observed items, [n]; NaN is never selected.
+        negative_variance: The variances of the sampled items, [n].
+        fraction: The fraction of each group, eps_v.
+        reduce: Sums a tensor over the processes.
 
     Returns:
-        bool, the shape of ``noise``. A triple of the pairwise objective is a candidate if either of its items is.
+        The candidates, bool of the shape of ``noise``. With the pairwise objective a triple is a candidate if either of
+        its items is.
     """
     if noise.dim() == 2:
         columns = (
@@ -130,16 +133,16 @@ def candidates(
 
 
 def random_members(members: Tensor, count: int, keys: Tensor, reduce: Reduce = alone) -> Tensor:
-    """As many members as ``count`` says, drawn at random: the paper's ablation of variance pruning.
+    """Draw ``count`` members at random: the paper's ablation of variance pruning.
 
     Args:
-        members: bool, any shape.
-        count: over all processes.
-        keys: a random float32 for each, the same on every process.
-        reduce: sums over the processes.
+        members: Who may be drawn, bool of any shape.
+        count: The number to draw over all processes.
+        keys: A random float32 for each, the same on every process.
+        reduce: Sums a tensor over the processes.
 
     Returns:
-        bool, the shape of ``members``.
+        Who was drawn, bool of the shape of ``members``.
     """
     total = int(reduce(members.sum()))
     drawn = keys.flatten().where(members.flatten(), torch.nan)

@@ -1,4 +1,4 @@
-"""SampleStore: all that is kept of every training sample, as dense tensors indexed by ``sample``."""
+"""SampleStore: all that is kept about every training sample, as dense tensors indexed by ``sample``."""
 
 from typing import Any
 
@@ -6,29 +6,29 @@ import torch
 from torch import Tensor
 
 CLEAN, NOISE, CANDIDATE, HARD = 0, 1, 2, 3
-"""Values of ``SampleStore.status``: outside the noise set; in it; kept in it by variance pruning; found hard."""
+"""Values of ``SampleStore.status``: outside the noise set; in it; selected from it by variance pruning; found hard."""
 _CHUNK = 2**18  # samples at once, for temporary memory that does not grow with the samples and stays in the cache
 
 
 class SampleStore:
-    """Predictions of the last epochs, losses of this epoch, and what was decided, per sample.
+    """The predictions of the last epochs, the losses of this epoch, and what was decided, per sample.
 
     With one loss per sample (pairwise) the tensors ``losses``, ``status`` and ``weights`` are [n]; with two
     (pointwise: column 0 the positive, column 1 the negative) they are [n, 2]. A window of 5 epochs takes 53 bytes
     per sample (pairwise) or 60 (pointwise).
 
     A sample that this process has not seen in the current epoch has loss NaN; under DDP that is how a process knows
-    which samples are its own. A negative that changes takes its history with it: variance compares predictions of one
+    which samples are its own. When a negative changes, its history is forgotten: a variance compares predictions of one
     and the same item.
 
     Args:
-        num_samples: n.
-        window: m, epochs of predictions that are kept (PAPER.md, section 2).
-        pointwise: two losses per sample.
-        device: where everything lies; the device of the model, so that no batch has to wait for a copy.
+        num_samples: The number of samples, n.
+        window: The number of epochs of predictions that are kept, m (docs/paper.md, section 2).
+        pointwise: Whether there are two losses per sample.
+        device: The device of the tensors: that of the model, so that no batch has to wait for a copy.
 
     Raises:
-        ValueError: a window of fewer than 2 epochs, which has no variance.
+        ValueError: If the window is shorter than 2 epochs, because then there is no variance.
     """
 
     positive: Tensor
@@ -64,7 +64,7 @@ class SampleStore:
         self.false_negative_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
 
     def begin_epoch(self, epoch: int) -> None:
-        """Make room for an epoch's predictions; in an epoch that was begun before (a resumed run) nothing is lost."""
+        """Make room for the predictions of an epoch; no-op if it was begun before, as in a resumed run."""
         if epoch == self.epoch:
             return
         self.epoch = epoch
@@ -75,14 +75,14 @@ class SampleStore:
     def record(
         self, sample: Tensor, positive_score: Tensor, negative_score: Tensor, losses: Tensor, negative: Tensor
     ) -> None:
-        """Keep what a step said of its samples.
+        """Keep what a training step returned about its samples.
 
         Args:
-            sample: int64 [B].
-            positive_score: predictions for the observed items, [B].
-            negative_score: predictions for the sampled items, [B].
-            losses: un-reduced, [B] or [B, 2].
-            negative: the sampled items, int64 [B].
+            sample: The samples, int64 [B].
+            positive_score: The predictions for the observed items, [B].
+            negative_score: The predictions for the sampled items, [B].
+            losses: The un-reduced losses, [B] or [B, 2].
+            negative: The sampled items, int64 [B].
         """
         row = self.epoch % self.window
         changed = sample[self.negative_item[sample] != negative]
@@ -94,14 +94,14 @@ class SampleStore:
         self.losses[sample] = losses.float()
 
     def weights_of(self, sample: Tensor, negative: Tensor) -> Tensor:
-        """The weights of a batch. What was decided of a sampled item holds for that item: a new one counts fully.
+        """Return the weights of a batch. A decision about a sampled item holds for that item: a new one counts in full.
 
         Args:
-            sample: int64 [B].
-            negative: the sampled items, int64 [B].
+            sample: The samples, int64 [B].
+            negative: The sampled items, int64 [B].
 
         Returns:
-            float32 [B] or [B, 2].
+            The weights, float32 [B] or [B, 2].
         """
         weights = self.weights[sample].float()
         if self.pointwise:
@@ -109,10 +109,10 @@ class SampleStore:
         return weights
 
     def selectable(self) -> Tensor:
-        """The losses that a decision for the next epoch can be about: float32 [n] or [n, 2].
+        """Return the losses that a decision for the next epoch can be about, float32 [n] or [n, 2].
 
-        A sampled item's is NaN unless it has been with its sample for two epochs, of those in the window: the others
-        may have been drawn for this epoch only.
+        The loss of a sampled item is NaN unless the item has stayed with its sample for two epochs of the window: any
+        other may have been drawn for this epoch only.
         """
         if not self.pointwise:
             return self.losses
@@ -124,10 +124,10 @@ class SampleStore:
         return losses
 
     def variances(self) -> tuple[Tensor, Tensor]:
-        """Variance over the window of the predictions for the observed and for the sampled items (section 2).
+        """Return the variances of the predictions for the observed and the sampled items over the window (section 2).
 
         Returns:
-            Two tensors, float32 [n]; NaN where fewer than two epochs are known, or this epoch is not.
+            Two tensors, float32 [n]; NaN where fewer than two epochs are known, or where this epoch is not.
         """
         row = self.epoch % self.window
         results = torch.empty_like(self.positive[0]), torch.empty_like(self.positive[0])
@@ -140,21 +140,21 @@ class SampleStore:
 
     @property
     def bytes_per_sample(self) -> float:
-        """Memory of the tensors."""
+        """The memory of the tensors, in bytes per sample."""
         return sum(part.numel() * part.element_size() for part in self._tensors().values()) / max(self.num_samples, 1)
 
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything, as tensors (not copied) and plain numbers."""
+        """Return everything, as tensors (not copied) and plain numbers."""
         return {"epoch": self.epoch, **self._tensors()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what ``state_dict`` gave.
+        """Take over what ``state_dict`` returned.
 
         Raises:
-            ValueError: it is of other data, another window or another objective.
+            ValueError: If it is of other data, another window or another objective.
         """
         for name, value in self._tensors().items():
             if state[name].shape != value.shape:
@@ -168,12 +168,12 @@ class SampleStore:
 
 
 def observed(values: Tensor) -> Tensor:
-    """Those of observed items: of [B] all, of [B, 2] column 0; a view, [B]."""
+    """Return the values of the observed items, [B]: all of [B], or column 0 of [B, 2], as a view."""
     return values[:, 0] if values.dim() == 2 else values
 
 
 def _variance(scores: Tensor, known: Tensor) -> Tensor:
-    """Variance of each column (not corrected for the mean: it is only ranked) over its entries that are not NaN."""
+    """Return the (uncorrected) variance of each column over its entries other than NaN; it is only ever ranked."""
     present = ~scores.isnan()
     count = present.sum(dim=0)
     mean = scores.nan_to_num(0.0).sum(dim=0) / count

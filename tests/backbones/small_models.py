@@ -9,8 +9,8 @@ from torch import Tensor
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.datamodules import SyntheticCatalog
 
-USERS = torch.tensor([2, 0, 0, 1, 2, 2, 4, 4])  # in no order; user 3 has no edge
-ITEMS = torch.tensor([3, 1, 0, 1, 0, 2, 3, 5])  # item 4 has none
+USERS = torch.tensor([2, 0, 0, 1, 2, 2, 4, 4])  # unsorted; user 3 has no edge
+ITEMS = torch.tensor([3, 1, 0, 1, 0, 2, 3, 5])  # item 4 has no edge
 NUM_USERS, NUM_ITEMS = 5, 6
 BATCH = {
     "sample": torch.arange(4),
@@ -21,7 +21,7 @@ BATCH = {
 
 
 def adjacency(values: Tensor | None = None) -> Tensor:
-    """The graph with one value for each edge, by default 1: [11, 11]."""
+    """The matrix of the graph with one value per edge, by default 1: [11, 11]."""
     matrix = torch.zeros(NUM_USERS + NUM_ITEMS, NUM_USERS + NUM_ITEMS, dtype=torch.float64)
     half = matrix.index_put(
         (USERS, ITEMS + NUM_USERS), torch.ones(8, dtype=torch.float64) if values is None else values
@@ -30,7 +30,7 @@ def adjacency(values: Tensor | None = None) -> Tensor:
 
 
 def normalized(matrix: Tensor) -> Tensor:
-    """D^-1/2 A D^-1/2, rows without an entry being zero."""
+    """``D^-1/2 A D^-1/2``; rows without an entry stay zero."""
     scale = matrix.sum(1).where(matrix.sum(1) > 0, torch.inf).rsqrt()
     return scale[:, None] * matrix * scale
 
@@ -43,7 +43,7 @@ def dense(model: Backbone) -> Tensor:
 
 
 def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature: float) -> Tensor:
-    """As the papers write it down: [n]."""
+    """InfoNCE as the papers write it: [n]."""
 
     def cosine(a: Tensor, b: Tensor) -> Tensor:
         return (a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))
@@ -58,7 +58,7 @@ def quiet(**arguments: Any) -> Trainer:
 
 
 def attach(model: Backbone, epoch: int = 0) -> Any:
-    """A trainer in this epoch, so that single steps can be taken."""
+    """Give the model a trainer that is in this epoch, so that single steps can be taken."""
     trainer = quiet()
     trainer.fit_loop.epoch_progress.current.completed = trainer.fit_loop.epoch_progress.current.processed = epoch
     model._trainer = trainer

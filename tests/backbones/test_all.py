@@ -107,13 +107,13 @@ def test_the_baselines_denoise(name: str, objective: Any, precision: Any) -> Non
 
 @each
 def test_a_resumed_run_repeats_exactly(tmp_path: Path, name: str) -> None:
-    """Five batches an epoch: step 7 lies within the second epoch, where NCL's clusters cannot be found again."""
+    """There are five batches an epoch: step 7 lies within the second, where NCL's clusters cannot be found again."""
     keep = ModelCheckpoint(tmp_path, every_n_train_steps=1, save_top_k=-1, filename="{step}")
     whole = make(name)
     fit(whole, keep, enable_checkpointing=True, max_epochs=3, limit_val_batches=0)
     for step in (5, 7):
         resumed = make(name, seed=1)
-        torch.manual_seed(step)  # whatever the state of the process
+        torch.manual_seed(step)  # the state of the process must not matter
         trainer = fit(resumed, ckpt_path=tmp_path / f"step={step}.ckpt", max_epochs=3, limit_val_batches=0)
         assert trainer.global_step == 15
         for (key, ours), theirs in zip(resumed.state_dict().items(), whole.state_dict().values(), strict=True):
@@ -122,7 +122,7 @@ def test_a_resumed_run_repeats_exactly(tmp_path: Path, name: str) -> None:
 
 @each
 def test_two_processes_take_the_same_steps_as_one(tmp_path: Path, name: str) -> None:
-    """But for NeuMF's dropout, which is drawn for the pairs that a process has."""
+    """NeuMF runs without dropout, because each process draws that for its own pairs."""
     weights = []
     more: dict[str, Any] = {"dropout": 0.0} if name == "NeuMF" else {}
     for devices in (1, 2):

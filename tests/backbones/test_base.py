@@ -86,7 +86,7 @@ def test_weights_multiply_the_losses_and_the_gradient(batch: dict[str, Tensor], 
 
     model.attach_denoiser(drop_sample_three)
     model.attach_denoiser(halve)
-    model.attach_denoiser(halve)  # twice is once
+    model.attach_denoiser(halve)  # the second time has no effect
     out = one_step(model, batch)
     assert torch.equal(model.sample_weights(batch, out["losses"])[0], torch.full_like(out["losses"][0], 0.5))
     torch.testing.assert_close(out["loss"], out["losses"][0].mean())  # (w * l).sum() / w.sum()
@@ -141,7 +141,7 @@ def test_every_backbone_learns(backbone: type[MF], objective: Any, precision: An
 
 
 def test_validation_masks_train_and_test_masks_train_and_valid() -> None:
-    """A model that loves what was seen most: unmasked, its top would be nothing but seen items."""
+    """The model prefers what was seen: without masks, its rankings would start with nothing but seen items."""
     data = tiny_catalog()
     data.setup()
     interactions = data.interactions
@@ -173,11 +173,3 @@ def test_predict_gives_the_best_unseen_items() -> None:
     scores[seen[:, 0], seen[:, 1]] = -torch.inf
     expected = scores.topk(7, dim=1)
     assert torch.equal(torch.cat([batch["item"] for batch in batches]), expected.indices)  # type: ignore[call-overload]
-
-
-def test_rank_is_float32_under_autocast() -> None:
-    model = MF(3, 4)
-    with torch.autocast("cpu", torch.bfloat16):
-        predictions = model.rank(torch.arange(3))
-    assert predictions.dtype == torch.float32
-    torch.testing.assert_close(predictions, model.rank(torch.arange(3)))

@@ -28,7 +28,7 @@ def test_loss_and_gradient_equal_the_dense_formula(epoch: int) -> None:
     for kind, weight, first, last in (("user", 1.0, 0, 5), ("positive", 0.5, 5, 11)):
         nodes = BATCH[kind] + first
         expected = expected + 0.3 * weight * info_nce(context[nodes], table[nodes], table[first:last], 0.4).sum()
-        if epoch == 5:  # the prototypes have come in
+        if epoch == 5:  # the warm-up is over
             centroids = made.centroids[:3].double() if first == 0 else made.centroids[3:].double()
             expected = expected + 0.2 * info_nce(table[nodes], centroids[made.cluster[nodes]], centroids, 0.4).sum()
     torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-5)

@@ -52,7 +52,7 @@ def test_the_whole_step_equals_the_dense_formula() -> None:
     table = dense(made)
     features, matrix = denoised(table, 0.3)
     final = mean_of_layers(matrix, features)
-    graph, count = made._added_edges(features.detach().float())
+    graph, count = made.draw_edges(features.detach().float())
     rows = torch.repeat_interleave(torch.arange(11), graph.crow.diff())
     added = torch.zeros(11, 11, dtype=torch.float64)
     added[rows, graph.col.long()] = count[graph.edge].double()
@@ -73,7 +73,12 @@ def test_the_whole_step_equals_the_dense_formula() -> None:
     (gradient,) = torch.autograd.grad(out["loss"], made.embedding.weight)
     (other,) = torch.autograd.grad(expected, table)
     torch.testing.assert_close(gradient.double(), other, atol=1e-5, rtol=1e-4)
-    assert made._step is None  # nothing of the step is kept
+    # nothing of the step is kept: new embeddings give a new graph
+    made.embedding.weight.data.normal_()
+    features, matrix = denoised(dense(made), 0.3)
+    torch.testing.assert_close(made.final_embeddings().double(), mean_of_layers(matrix, features), atol=1e-5, rtol=1e-5)
+    norms = sum(features[node].square().sum(1) for node in (users, *nodes))
+    torch.testing.assert_close(made.squared_norms(BATCH).double(), norms, atol=1e-5, rtol=1e-5)
 
 
 def test_added_edges_are_the_most_similar_of_ten_times_as_many(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -88,13 +93,13 @@ def test_added_edges_are_the_most_similar_of_ten_times_as_many(monkeypatch: pyte
         return drawn[-1]
 
     monkeypatch.setattr(torch, "randint", note)
-    graph, count = made._added_edges(features)
+    graph, count = made.draw_edges(features)
     assert [len(draw) for draw in drawn] == [40, 40]
     chosen = torch.repeat_interleave(graph.col[: len(count)].long() - 5, count.long())
     assert torch.equal(chosen.sort().values, drawn[1].sort().values[-4:])
-    again, _ = made._added_edges(features)
+    again, _ = made.draw_edges(features)
     assert torch.equal(again.col, graph.col)  # of the same step
-    other, _ = model(seed=1)._added_edges(features)
+    other, _ = model(seed=1).draw_edges(features)
     assert not torch.equal(drawn[-1], drawn[1])
     assert other.crow.shape == graph.crow.shape
 

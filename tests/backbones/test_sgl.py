@@ -23,7 +23,7 @@ def to_dense(graph: SymmetricAdjacency) -> Tensor:
 
 @pytest.mark.parametrize("augmentation", ["edge_dropout", "node_dropout", "random_walk"])
 def test_thinned_graphs(augmentation: Any) -> None:
-    views = model(augmentation=augmentation)._thinned_graphs()
+    views = model(augmentation=augmentation).thinned_graphs()
     assert [len(view) for view in views] == ([2, 2] if augmentation == "random_walk" else [1, 1])
     whole = adjacency()
     matrices = [to_dense(graph) for view in views for graph in view]
@@ -52,7 +52,7 @@ def test_loss_and_gradient_equal_the_dense_formula(augmentation: Any) -> None:
     made = model(augmentation=augmentation, temperature=0.4, ssl_weight=0.7, drop_rate=0.2)
     table = dense(made)
     nodes = []
-    for view in made._thinned_graphs():
+    for view in made.thinned_graphs():
         first, second = (to_dense(graph) for graph in (view[0], view[-1]))
         nodes.append((table + first @ table + second @ first @ table) / 3)
     expected = torch.zeros((), dtype=torch.float64)
@@ -82,16 +82,16 @@ def test_it_is_lightgcn_and_the_further_term() -> None:
 
 def test_graphs_belong_to_the_seed_and_the_epoch_and_follow_the_graph() -> None:
     def values(made: SGL) -> Tensor:
-        return torch.cat([graph.val for view in made._thinned_graphs() for graph in view])
+        return torch.cat([graph.val for view in made.thinned_graphs() for graph in view])
 
     assert torch.equal(values(model(epoch=3)), values(model(epoch=3)))
     assert not torch.equal(values(model(epoch=3)), values(model(epoch=4)))
     assert not torch.equal(values(model(epoch=3)), values(model(epoch=3, seed=1)))
     made = model()
-    first = made._thinned_graphs()
-    assert made._thinned_graphs() is first
+    first = made.thinned_graphs()
+    assert made.thinned_graphs() is first
     made.set_graph(USERS[:5], ITEMS[:5])
-    assert len(made._thinned_graphs()[0][0].col) == 10
+    assert len(made.thinned_graphs()[0][0].col) == 10
 
 
 @pytest.mark.parametrize("arguments", [{"augmentation": "ED"}, {"drop_rate": 1.0}])

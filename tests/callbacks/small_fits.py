@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
 from llmhd_pl.datamodules import SyntheticCatalog
-from llmhd_pl.llm.scorer import Preference
+from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.sample_weights import SampleWeights
 
 Answer = Callable[[int, int, Preference], float]
@@ -81,13 +81,11 @@ def playback(data: SyntheticCatalog, epochs: int, objective: str = "bpr", seed: 
     return Playback(losses, positive, negative, objective)
 
 
-class FakeScorer:
+class FakeScorer(Scorer):
     """Answers by a function of (user, item, preference), and remembers what it was asked.
 
     A preference is a text with the user's number and a version, which a revision raises.
     """
-
-    fingerprint = "fake"
 
     def __init__(self, answer: Answer = lambda user, item, preference: 5.0) -> None:
         self.answer = answer

@@ -18,6 +18,7 @@ from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.denoising.rules import joint
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
 from llmhd_pl.llm.accounting import Budget, Usage
+from llmhd_pl.llm.judgements import Judgements
 from llmhd_pl.llm.scorer import Preference
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*contradicts itself")
@@ -55,7 +56,7 @@ def test_hard_candidates_are_kept_and_the_rest_of_the_noise_set_is_dropped(
     positive = scores_of(data, data.train_items)
     found = 0
     for epoch in range(EPOCHS):
-        negative = scores_of(data, data._sampler.draw(epoch))
+        negative = scores_of(data, data.negative_sampler.draw(epoch))
         if rule == "paper" and objective == "bpr":
             hard = positive - negative < ramped(epoch, 7, 3)
         elif rule == "paper":
@@ -71,7 +72,7 @@ def test_hard_candidates_are_kept_and_the_rest_of_the_noise_set_is_dropped(
         if epoch + 1 < EPOCHS:
             weights = after.weights[epoch].float()
             if objective == "bce":  # a new sampled item counts fully
-                weights[data._sampler.draw(epoch) != data._sampler.draw(epoch + 1), 1] = 1.0
+                weights[data.negative_sampler.draw(epoch) != data.negative_sampler.draw(epoch + 1), 1] = 1.0
             assert torch.equal(module.weights[epoch + 1], weights)
         found += int((expected == HARD).sum())
     assert found > 5
@@ -88,7 +89,7 @@ def test_joint_decides_which_fraction_is_dropped(tmp_path: Path, scored: str, ob
         positive = scores_of(data, data.train_items)
         if scored == "candidates":
             positive = positive.where(first, NAN)
-        negative = scores_of(data, data._sampler.draw(epoch)).where(second, NAN)
+        negative = scores_of(data, data.negative_sampler.draw(epoch)).where(second, NAN)
         agreement = positive if objective == "bpr" else torch.stack([positive, -negative], dim=1)
         losses, rate = module.losses[epoch].clone(), ramped(epoch, 0, 0.3)
         if objective == "bce" and epoch == 0:  # sampled items are new, and the rate is of all
@@ -131,7 +132,7 @@ def test_only_candidates_are_asked_about(
     users = data.train_users
     for epoch in range(EPOCHS):
         candidates = before.status[epoch] == CANDIDATE
-        for column, items in enumerate([data.train_items, data._sampler.draw(epoch)]):
+        for column, items in enumerate([data.train_items, data.negative_sampler.draw(epoch)]):
             wanted = candidates if candidates.dim() == 1 else candidates[:, column]
             expected = list(zip(users[wanted].tolist(), items[wanted].tolist(), strict=True))
             if column == 0:
@@ -194,7 +195,8 @@ def test_preferences_come_from_all_observed_items_of_those_who_are_asked_about(t
     assert method.scorer.histories.keys() == {user for user, _ in method.scorer.pairs}
     for user, items in method.scorer.histories.items():
         assert items == data.train_items[data.train_users == user].tolist()
-    assert method.llm.preferences.current == {user: f"reader {user}, version 0" for user in method.scorer.histories}
+    preferences = method.llm.judgements.preferences.current
+    assert preferences == {user: f"reader {user}, version 0" for user in method.scorer.histories}
 
 
 def test_users_in_any_order_get_their_own_items(tmp_path: Path) -> None:
@@ -219,7 +221,7 @@ def test_the_file_of_changes_is_in_the_run_s_folder(tmp_path: Path) -> None:
     quiet(tmp_path, *method.callbacks, max_epochs=EPOCHS, logger=logger).fit(playback(data, EPOCHS), data)
     path = tmp_path / "runs" / "version_0" / "preferences.jsonl"
     changes = [json.loads(line) for line in path.read_text().splitlines()]
-    assert changes == method.llm.preferences.changes
+    assert changes == method.llm.judgements.preferences.changes
     summaries = [change for change in changes if change["cause"] == "summary"]
     assert [change["user"] for change in summaries] == list(range(40)) and {c["epoch"] for c in summaries} == {0}
     revisions = [change for change in changes if change["cause"] == "revision"]
@@ -383,7 +385,7 @@ def test_texts_of_one_s_own(tmp_path: Path) -> None:
     data.interactions.items = []
     quiet(tmp_path, *method.callbacks).fit(playback(data, 1), data)
     assert method.scorer.prepared[0][0] is texts
-    assert [method.llm.title(item) for item in (3, 49)] == ["Book 3", "item 49"]
+    assert [method.llm.judgements.title(item) for item in (3, 49)] == ["Book 3", "item 49"]
 
 
 @pytest.mark.parametrize("texts", [{0: {"title": "Dune"}}, ["Dune", "Emma"]])
@@ -527,12 +529,13 @@ def test_a_budget_that_was_used_up_stays_so_until_it_is_raised(tmp_path: Path) -
 
 
 def test_what_several_processes_had_used_is_shared_out_among_fewer() -> None:
-    llm = LLMSampleScorer(CountingScorer())
-    state = llm.state_dict()  # before any fit
+    scorer = CountingScorer()
+    judgements = Judgements(scorer, [], torch.empty(0, dtype=torch.int64), torch.empty(0, dtype=torch.int64))
+    state = judgements.merged([judgements.own])  # before any fit
     one, two = Usage(), Usage()
     one.add("T_score", calls=3, prompt_tokens=30)
     two.add("T_score", calls=4, prompt_tokens=40, answer_tokens=1)
     two.add("T_sum", calls=1)
-    llm.load_state_dict(state | {"usage": [one.state_dict(), two.state_dict()], "exhausted": [None, None]})
-    usage: Usage = llm.scorer.usage  # type: ignore[attr-defined]
+    judgements.load_state_dict(state | {"usage": [one.state_dict(), two.state_dict()], "exhausted": [None, None]})
+    usage: Usage = scorer.usage
     assert usage.tokens == 71 and usage.calls == 8

@@ -48,9 +48,9 @@ def expected_revisions(
     result = []
     for epoch in range(EPOCHS):
         rate = 0.3 * min(6 * (epoch + 1) / 10, 1)
-        negatives = data._sampler.draw(epoch)
+        negatives = data.negative_sampler.draw(epoch)
         if epoch:
-            changed = (negatives != data._sampler.draw(epoch - 1)).numpy()
+            changed = (negatives != data.negative_sampler.draw(epoch - 1)).numpy()
             item_since[changed] = epoch
             liked_flags = [0 if new else flags for flags, new in zip(liked_flags, changed, strict=True)]
         first = np.full(n, max(0, epoch - WINDOW + 1))
@@ -135,7 +135,7 @@ def test_what_the_file_says_of_a_revision(tmp_path: Path) -> None:
             }
     assert next(found, None) is None
     current = {user: f"reader {user}, version {versions.get(user, 0)}" for user in method.scorer.histories}
-    assert method.llm.preferences.current == current
+    assert method.llm.judgements.preferences.current == current
     # A user nobody had asked about is summarised before the revision, from everything they have.
     summarised = [change["user"] for change in changes if change["cause"] == "summary"]
     assert sorted(summarised) == sorted(method.scorer.histories) and versions.keys() <= set(summarised)
@@ -149,7 +149,7 @@ def test_a_scorer_that_revises_nothing_changes_nothing(tmp_path: Path) -> None:
     trainer.fit(playback(data, EPOCHS), data)
     assert len(method.scorer.pairs) == len(data.train_users)
     assert float(trainer.callback_metrics["preferences/revised"]) == 0
-    assert all(change["cause"] == "summary" for change in method.llm.preferences.changes)
+    assert all(change["cause"] == "summary" for change in method.llm.judgements.preferences.changes)
 
 
 class Falling(Playback):

@@ -57,7 +57,7 @@ def test_what_the_steps_said_is_in_the_store(tmp_path: Path, objective: str) -> 
     assert torch.equal(store.losses, module.losses[3])
     assert torch.equal(store.positive, module.positive[[3, 1, 2]])  # epoch 3 has taken the row of epoch 0
     assert torch.equal(store.negative, module.negative[[3, 1, 2]])
-    assert torch.equal(store.negative_item.long(), data._sampler.draw(3))
+    assert torch.equal(store.negative_item.long(), data.negative_sampler.draw(3))
     positive, negative = store.variances()
     torch.testing.assert_close(positive, module.positive[1:].var(dim=0, correction=0))
     torch.testing.assert_close(negative, module.negative[1:].var(dim=0, correction=0))
@@ -308,7 +308,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     assert trainer.num_training_batches == 6
     store = method.recorder.store
     assert (store.weights == 0).any() and (store.status == 3).any()  # something was dropped, something found hard
-    causes = {change["cause"] for change in method.llm.preferences.changes}
+    causes = {change["cause"] for change in method.llm.judgements.preferences.changes}
     assert causes == {"summary", "revision"} and graph._dropped.max() >= 2
     again, resumed, pruned, _ = full_fit(
         tmp_path, objective, 7, seed=1, checkpoint=tmp_path / f"{name}.ckpt", rule=rule
@@ -316,7 +316,7 @@ def test_a_resumed_run_ends_where_the_uninterrupted_one_ends(
     for one, two in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, two)
     assert equal(store.state_dict(), resumed.recorder.store.state_dict())
-    assert method.llm.preferences.state_dict() == resumed.llm.preferences.state_dict()
+    assert method.llm.judgements.preferences.state_dict() == resumed.llm.judgements.preferences.state_dict()
     assert method.updater.state_dict() == resumed.updater.state_dict()
     assert equal(graph.state_dict(), pruned.state_dict())
 

@@ -9,7 +9,7 @@ from small_fits import catalog, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import SampleRecorder, VariancePruning
-from llmhd_pl.callbacks.batch_denoiser import ramp_length
+from llmhd_pl.callbacks.ramps import ramp_length
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, NOISE
 
 
@@ -101,7 +101,7 @@ def test_sampled_items_that_are_drawn_anew_are_never_dropped(tmp_path: Path) -> 
     for epoch in range(3):
         dropped = watch.weights[epoch] == 0
         assert int(dropped.sum()) == round(0.2 * dropped.numel())  # as many as of all, but observed ones,
-        stayed = data._sampler.draw(epoch) == data._sampler.draw(epoch - 1)  # and here and there, by chance, another
+        stayed = data.negative_sampler.draw(epoch) == data.negative_sampler.draw(epoch - 1)  # and some by chance
         assert not dropped[~stayed, 1].any() and (epoch == 0 or stayed.any())
 
 

@@ -12,8 +12,6 @@ Pair = tuple[int, int]
 
 
 class InMemory(InteractionDataModule):
-    domain = "items"
-
     def __init__(self, interactions: Interactions, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._given = interactions
@@ -47,7 +45,7 @@ def make(num_users: int, num_items: int, train: Any, valid: Any = (), test: Any 
 
 @st.composite
 def interactions(draw: st.DrawFn, max_users: int = 7, max_items: int = 9) -> Interactions:
-    """Up to 7 users and 9 items. Users and items may have nothing; some users lack a single item of the catalog."""
+    """Up to 7 users and 9 items. Some have no interactions; some users lack a single item of the catalog."""
     num_users = draw(st.integers(1, max_users))
     num_items = draw(st.integers(2, max_items))
     parts: dict[str, list[Pair]] = {"none": [], "train": [], "valid": [], "test": [], "low": []}

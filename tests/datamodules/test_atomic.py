@@ -76,7 +76,7 @@ def test_line_endings(tmp_path: Path, ending: str, last: str) -> None:
         ("user_id:token\titem_id:int\n", "line 1: column 'item_id:int' is not"),
         ("user_id:token\t:float\n", "line 1: column ':float' is not"),
         ("user_id:token,item_id:token\n", "line 1: column 'user_id:token,item_id:token' is not"),
-        ("a:token\tb:float\ta:float\n", "line 1: column 'a' stands there twice"),
+        ("a:token\tb:float\ta:float\n", "line 1: column 'a' is named twice"),
         ("a:token\tb:float\nx\t1\ny\n", "line 3: 1 fields, but the header names 2"),
         ("a:token\tb:float\nx\t1\t\n", "line 2: 3 fields, but the header names 2"),
         ("a:token\tb:float\nx\t1\n\n", "line 3: 1 fields"),
@@ -84,7 +84,7 @@ def test_line_endings(tmp_path: Path, ending: str, last: str) -> None:
         ("a:token\tb:float\nx\t\n", "line 2: b is '', not a number"),
         ("a:token\tb:float\nx\tnan\n", "line 2: b is 'nan', not a number"),
         (b"a:token\nx\n\xff\n", "is not UTF-8 text"),
-        ("user_id:token\titem_id:token\nx\t1\n\t1\n", "line 3: user_id is empty. Leave out the row"),
+        ("user_id:token\titem_id:token\nx\t1\n\t1\n", "line 3: user_id is empty. Remove the row"),
         ("user_id:token\titem_id:token\nx\t\ny\t1\n", "line 2: item_id is empty"),
     ],
 )

@@ -8,7 +8,7 @@ import torch
 from small_data import pairs_of
 
 from llmhd_pl.datamodules import SyntheticCatalog
-from llmhd_pl.datamodules.synthetic import _DESCRIPTIONS, _TITLES, TOPICS
+from llmhd_pl.datamodules.synthetic import DESCRIPTIONS, TITLES, TOPICS
 
 SMALL: dict[str, Any] = {"num_readers": 40, "num_books": 60, "num_topics": 4, "books_per_reader": 9}
 
@@ -115,7 +115,7 @@ def test_every_reader_can_be_trained_and_evaluated() -> None:
 
 def test_texts_are_written_from_the_words_of_the_topic_alone() -> None:
     data = catalog()
-    frame = set(re.findall(r"[a-z]+", " ".join(_TITLES + _DESCRIPTIONS).lower()))
+    frame = set(re.findall(r"[a-z]+", " ".join(TITLES + DESCRIPTIONS).lower()))
     everywhere = set(" ".join(TOPICS.values()).split())
     texts = data.interactions.items
     assert len(texts) == data.num_items and {key for text in texts for key in text} == {"title", "description"}
@@ -131,7 +131,7 @@ def test_texts_are_written_from_the_words_of_the_topic_alone() -> None:
 def test_no_word_belongs_to_two_topics_or_to_the_frame() -> None:
     words = " ".join(TOPICS.values()).split()
     assert len(set(words)) == len(words) == 12 * 16
-    assert not set(words) & set(re.findall(r"[a-z]+", " ".join(_TITLES + _DESCRIPTIONS).lower()))
+    assert not set(words) & set(re.findall(r"[a-z]+", " ".join(TITLES + DESCRIPTIONS).lower()))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,109 @@
+"""Backbones whose prediction is a dot product of two embeddings."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llmhd_pl.backbones.base import Backbone, Objective
+from llmhd_pl.sample_weights import Batch
+
+
+class EmbeddingBackbone(Backbone):
+    """A backbone that predicts the dot product of a user's and an item's embedding.
+
+    The parameters are one table of free embeddings, users first, then items. A child class turns them into the final
+    embeddings, from which predictions are made.
+
+    Args:
+        num_users: The number of users.
+        num_items: The number of items.
+        embedding_dim: The length of an embedding.
+        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        learning_rate: The learning rate of Adam.
+        l2: The weight of the L2 term; see ``Backbone``.
+        ks: The cutoffs of the metrics.
+
+    Raises:
+        ValueError: If an argument is not valid; see ``Backbone``.
+    """
+
+    def __init__(
+        self,
+        num_users: int,
+        num_items: int,
+        embedding_dim: int = 64,
+        objective: Objective = "bpr",
+        learning_rate: float = 1e-3,
+        l2: float = 1e-4,
+        ks: Sequence[int] = (5, 10, 20),
+    ) -> None:
+        super().__init__(num_users, num_items, objective, learning_rate, l2, ks)
+        self.embedding = torch.nn.Embedding(num_users + num_items, embedding_dim)
+        for table in self.embedding.weight.split([num_users, num_items]):
+            torch.nn.init.xavier_uniform_(table)
+        self._frozen: Tensor | None = None
+
+    @abstractmethod
+    def final_embeddings(self) -> Tensor:
+        """Return the embeddings from which predictions are made: [users + items, d]."""
+
+    def score(self, users: Tensor, items: Tensor) -> Tensor:
+        """Return the dot products of (user, item) pairs.
+
+        Args:
+            users: The user of each pair, int64 [n].
+            items: The item of each pair, int64 [n].
+
+        Returns:
+            One prediction per pair, [n].
+        """
+        pairs = F.embedding(torch.cat([users, items + self.num_users]), self.final_embeddings())
+        user, item = pairs.chunk(2)
+        return (user * item).sum(dim=1)
+
+    def rank(self, users: Tensor) -> Tensor:
+        """Return the dot products with all items, in float32 even under autocast: bf16 would tie the top items.
+
+        Args:
+            users: The users, int64 [n].
+
+        Returns:
+            Predictions, float32 [n, items].
+        """
+        final = self.final_embeddings() if self._frozen is None else self._frozen
+        with torch.autocast(final.device.type, enabled=False):
+            return torch.mm(final[users], final[self.num_users :].t())
+
+    def squared_norms(self, batch: Batch) -> Tensor:
+        """Return the squared norm of the free embeddings of each sample's user, positive and negative: [B]."""
+        nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
+        return F.embedding(nodes, self.embedding.weight).square().sum(dim=1).view(3, -1).sum(dim=0)
+
+    # Weights do not change during an evaluation, so the final embeddings are computed once for all of its batches.
+
+    def on_validation_epoch_start(self) -> None:
+        """Compute the final embeddings for the whole validation."""
+        self._frozen = self.final_embeddings()
+
+    def on_validation_epoch_end(self) -> None:
+        """Forget the final embeddings of the validation."""
+        self._frozen = None
+
+    def on_test_epoch_start(self) -> None:
+        """Compute the final embeddings for the whole test."""
+        self._frozen = self.final_embeddings()
+
+    def on_test_epoch_end(self) -> None:
+        """Forget the final embeddings of the test."""
+        self._frozen = None
+
+    def on_predict_epoch_start(self) -> None:
+        """Compute the final embeddings for all predictions."""
+        self._frozen = self.final_embeddings()
+
+    def on_predict_epoch_end(self) -> None:
+        """Forget the final embeddings of the predictions."""
+        self._frozen = None

@@ -1,0 +1,56 @@
+"""Signs that a scorer cannot be trusted, as messages for the user; None where there is no reason to doubt it."""
+
+import textwrap
+
+FEW = 20
+"""A share of fewer answers than this says nothing yet."""
+
+
+def contradiction(agreed: int, compared: int, what: str) -> str | None:
+    """Return a message if a scorer contradicts itself in more than three of ten comparisons.
+
+    Args:
+        agreed: Comparisons in which it agreed with itself.
+        compared: All comparisons.
+        what: What was compared, with places for the contradictions and for all comparisons.
+    """
+    if compared < FEW or agreed >= 0.7 * compared:
+        return None
+    return (
+        f"the scorer contradicts itself: {what.format(compared - agreed, compared)}. A larger model, or prompts with "
+        "more of the items' text, may be steadier."
+    )
+
+
+def one_sidedness(found: int, answered: int, what: str) -> str | None:
+    """Return a message if nearly all answers, or nearly none, say the same, so that they cannot tell samples apart.
+
+    Args:
+        found: Suspicious samples of which the answer says ``what``.
+        answered: All suspicious samples with an answer.
+        what: What the scorer says of them, such as "were judged hard".
+    """
+    if answered < FEW or 0.02 < (share := found / answered) < 0.98:
+        return None
+    return (
+        f"{share:.0%} of the suspicious items that the scorer answered {what}: unless nearly all of them are "
+        f"{'right' if share > 0.5 else 'noise'}, it does not tell them apart. "
+        "Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
+    )
+
+
+def silence(asked: int, unanswered: int, refused: str) -> str | None:
+    """Return a message if most pairs got no score, because denoising is then dropping by loss under another name.
+
+    Args:
+        asked: Pairs that were asked about.
+        unanswered: Pairs among them without a score.
+        refused: The last answer that was not of the form that was asked for, or an empty text.
+    """
+    if asked < FEW or unanswered <= asked / 2:
+        return None
+    example = f"; one that is not: {textwrap.shorten(refused, 300, placeholder='...')!r}." if refused else "."
+    return (
+        f"{unanswered} of {asked} pairs got no score and are left to the loss. The item has no text, the user no "
+        f"preference, or the judge's answers are not of the form that the prompt asks for{example}"
+    )

@@ -1,0 +1,255 @@
+"""Judgements: what a scorer has said about the training interactions, and what it was asked. It never logs or warns."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from llmhd_pl.files import whole_file
+from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.consistency import SimilarItems
+from llmhd_pl.llm.preferences import Preferences
+from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.scale import FITTING
+
+
+class Agreement(NamedTuple):
+    """How often a scorer agrees with itself."""
+
+    same: int
+    """Pairs asked again after a revision whose scores stay on the same side of the middle of the scale."""
+    compared: int
+    """All pairs asked again."""
+    similar_same: int
+    """Pairs of similar items of one user whose scores lie on the same side."""
+    similar: int
+    """All pairs of similar items of one user."""
+
+
+class Judgements:
+    """The preferences of the users, the scores of the training interactions, and who was asked about what.
+
+    A pair is asked about once, and again when the user's preference was revised.
+
+    Args:
+        scorer: The judge.
+        texts: The text fields of every item.
+        users: The user of each training sample, int64 [n].
+        items: The observed item of each training sample, int64 [n].
+    """
+
+    def __init__(self, scorer: Scorer, texts: Sequence[Mapping[str, str]], users: Tensor, items: Tensor) -> None:
+        self.scorer, self.texts, self.users, self.items = scorer, texts, users, items
+        self.preferences = Preferences()
+        self.histories = ItemsByUser(users, items)
+        # The last score of each observed pair, whether it answers what would be asked now, and whether this process
+        # has changed either of them since the last load.
+        self._scores = torch.full((len(users),), torch.nan)
+        self._asked = torch.zeros(len(users), dtype=torch.bool)
+        self._changed = torch.zeros(len(users), dtype=torch.bool)
+        self._similar: SimilarItems | None = None
+        self._titles: dict[int, str] = {}
+        self._preferences_path: Path | None = None
+
+    def prepare(self) -> None:
+        """Let the scorer take in the catalog and the training interactions."""
+        self.scorer.prepare(self.texts, torch.stack([self.users, self.items], dim=1))
+
+    def summarize(self, epoch: int, users: Iterable[int]) -> None:
+        """Ask for the preferences of those of these users who have none yet."""
+        histories = {user: self.histories[user] for user in users if user not in self.preferences.current}
+        if histories:
+            self.preferences.update(epoch, "summary", self.scorer.summarize(histories))
+
+    def score(self, epoch: int, users: Tensor, items: Tensor) -> Tensor:
+        """Ask about pairs, and for the preferences that are missing.
+
+        Args:
+            epoch: The epoch, for the record of the preferences.
+            users: int64 [m].
+            items: int64 [m].
+
+        Returns:
+            float32 [m], 1 to 10; NaN is no answer.
+        """
+        self.summarize(epoch, users.unique().tolist())
+        if not len(users):
+            return torch.empty(0)
+        return self.scorer.score(self.preferences.current, torch.stack([users, items], dim=1))
+
+    def score_observed(self, epoch: int, samples: Tensor) -> tuple[Tensor, Agreement]:
+        """Return the scores of the observed items of some samples; only those not asked about yet are asked about.
+
+        Args:
+            epoch: The epoch, for the record of the preferences.
+            samples: int64 [m].
+
+        Returns:
+            The scores, float32 [n] with NaN for all other samples, and how far the new ones agree with the others.
+        """
+        new = samples[~self._asked[samples]]
+        users, items = self.users[new], self.items[new]
+        scores, last = self.score(epoch, users, items), self._scores[new]
+        again = ~last.isnan() & ~scores.isnan()
+        same = ((scores >= FITTING) == (last >= FITTING))[again]
+        agreement = Agreement(int(same.sum()), int(again.sum()), *self._of_similar(users, items, scores))
+        self._scores[new], self._asked[new], self._changed[new] = scores, True, True
+        result = torch.full_like(self._scores, torch.nan)
+        result[samples] = self._scores[samples]
+        return result, agreement
+
+    def _of_similar(self, users: Tensor, items: Tensor, scores: Tensor) -> tuple[int, int]:
+        if not len(users):
+            return 0, 0
+        if self._similar is None:
+            self._similar = SimilarItems(self.texts)
+        return self._similar.agreement(users, items, scores, FITTING)
+
+    def revise(self, epoch: int, disliked: Mapping[int, list[int]], liked: Mapping[int, list[int]]) -> int:
+        """Have preferences revised by what users turned out to dislike and to like.
+
+        Their pairs are asked about again when they are needed next.
+
+        Args:
+            epoch: The epoch, for the record of the preferences.
+            disliked: The items by user.
+            liked: The items by user.
+
+        Returns:
+            The number of users whose preference was revised.
+        """
+        users = sorted(disliked.keys() | liked.keys())
+        if not users:
+            return 0
+        self.summarize(epoch, users)
+        new = self.scorer.revise(self.preferences.current, disliked, liked)
+        titles = [
+            {user: [self.title(item) for item in items] for user, items in group.items()} for group in (disliked, liked)
+        ]
+        self.preferences.update(epoch, "revision", new, *titles)
+        revised = torch.isin(self.users, torch.tensor(list(new), dtype=torch.int64))
+        self._asked &= ~revised
+        self._changed |= revised
+        return len(new)
+
+    def title(self, item: int) -> str:
+        """Return what to call an item in a report."""
+        fields = self.texts[item]
+        return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), f"item {item}")
+
+    def write_preferences(self, path: Path | None = None) -> None:
+        """Write each preference and each change of it, with its cause, as JSON lines.
+
+        Args:
+            path: The file; None is the one of the last call. Nothing is written before a path is known.
+        """
+        self._preferences_path = path or self._preferences_path
+        if self._preferences_path is not None:
+            self.preferences.write(self._preferences_path)
+
+    def write(
+        self,
+        path: Path,
+        epoch: int,
+        samples: Tensor,
+        scores: Tensor,
+        kept: Tensor,
+        user_names: Sequence[str] | None = None,
+        item_names: Sequence[str] | None = None,
+    ) -> None:
+        """Write what was decided about some samples as JSON lines.
+
+        Args:
+            path: The file; it is whole or not there.
+            epoch: The epoch that the decisions belong to.
+            samples: int64 [m].
+            scores: The scores of their observed items, float32 [m]; NaN becomes null.
+            kept: Whether each was found hard, bool [m].
+            user_names: What the source calls the users, if the data was numbered anew.
+            item_names: The same for items.
+        """
+        user_ids, item_ids = (
+            [f'"{key}": {json.dumps(name)}, ' for name in names or ()]
+            for key, names in (("user_id", user_names), ("item_id", item_names))
+        )
+        columns = (samples, self.users[samples], self.items[samples], scores, kept)
+        with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
+            # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.
+            file.writelines(
+                f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
+                f"{user_ids[user] if user_ids else ''}{item_ids[item] if item_ids else ''}"
+                f'"title": {self._title_as_json(item)}, "score": {"null" if score != score else round(score, 2)}, '
+                f'"kept": {"true" if hard else "false"}}}\n'
+                for sample, user, item, score, hard in zip(*(column.tolist() for column in columns), strict=True)
+            )
+
+    def _title_as_json(self, item: int) -> str:
+        if item not in self._titles:
+            self._titles[item] = json.dumps(self.title(item), ensure_ascii=False)
+        return self._titles[item]
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """What this process has changed since it started, and what it has used: its part for ``merged``."""
+        changed = self._changed.nonzero().flatten()
+        usage, budget = self.scorer.usage, self.scorer.budget
+        return {
+            "preferences": self.preferences.own,
+            "scores": (changed, self._scores[changed], self._asked[changed]),
+            "usage": {} if usage is None else usage.state_dict(),
+            "exhausted": budget.max_tokens if budget is not None and budget.exhausted else None,
+        }
+
+    def merged(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """Return the state of all processes, for a checkpoint: tensors and plain Python.
+
+        Args:
+            parts: ``own`` of every process, this one's among them.
+        """
+        scores, asked = self._scores.clone(), self._asked.clone()
+        for samples, new_scores, new_asked in (part["scores"] for part in parts):
+            scores[samples], asked[samples] = new_scores, new_asked
+        preferences = self.preferences.state_dict()
+        if len(parts) > 1:
+            preferences = self.preferences.merged([part["preferences"] for part in parts])
+        spent = {name: [part[name] for part in parts] for name in ("usage", "exhausted")}
+        return {"preferences": preferences, "scores": scores, "asked": asked, **spent}
+
+    def load_state_dict(self, state: Mapping[str, Any], rank: int = 0, processes: int = 1) -> None:
+        """Take over what ``merged`` returned.
+
+        Each process goes on with the usage it had; if their number has changed, the usage is shared out.
+
+        Args:
+            state: The state of all processes.
+            rank: This process.
+            processes: The number of processes.
+        """
+        self.preferences.load_state_dict(state["preferences"])
+        self._scores, self._asked = state["scores"].clone(), state["asked"].clone()
+        self._changed = torch.zeros_like(self._asked)
+        usage, budget, parts = self.scorer.usage, self.scorer.budget, state["usage"]
+        if usage is None:
+            return
+        usage.load_state_dict(parts[rank] if len(parts) == processes else _share(parts, rank, processes))
+        limits = [limit for limit in state["exhausted"] if limit is not None]
+        if budget is not None and limits:
+            budget.exhausted = budget.max_tokens in limits
+            if not budget.exhausted:  # it has been raised: ask again about what had no answer
+                self._asked &= ~self._scores.isnan()
+
+
+def _share(parts: Sequence[Mapping[str, Mapping[str, int]]], rank: int, processes: int) -> dict[str, dict[str, int]]:
+    """One process's share of what all of them have used."""
+    total = Usage()
+    for part in parts:
+        for template, counts in part.items():
+            total.add(template, **counts)
+    return {
+        template: {name: (count + rank) // processes for name, count in counts.items()}
+        for template, counts in total.state_dict().items()
+    }

@@ -1,0 +1,19 @@
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmhd_pl.items_by_user import ItemsByUser
+
+PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=30)
+
+
+@given(PAIRS)
+def test_it_is_the_dictionary_of_a_plain_loop(pairs: list[tuple[int, int]]) -> None:
+    expected: dict[int, list[int]] = {}
+    for user, item in pairs:
+        expected.setdefault(user, []).append(item)
+    users, items = (torch.tensor([pair[column] for pair in pairs], dtype=torch.int64) for column in (0, 1))
+    found = ItemsByUser(users, items)
+    assert dict(found) == expected and len(found) == len(expected) and list(found) == sorted(expected)
+    assert all((user in found) == (user in expected) for user in range(-1, 9))
+    assert found.get(100, []) == []
