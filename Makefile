@@ -5,9 +5,7 @@ BIN = .venv/bin
 .PHONY: quickstart test docs
 
 quickstart: .venv/installed
-	$(BIN)/python train.py fit --config configs/synthetic-lightgcn.yaml --trainer.logger.init_args.version quickstart-bpr
-	$(BIN)/python train.py fit --config configs/quickstart.yaml --trainer.logger.init_args.version quickstart-llmhd
-	$(BIN)/python -m llmhd_pl.report runs/quickstart-bpr runs/quickstart-llmhd
+	$(BIN)/llmhd quickstart
 
 test: .venv/installed
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ class EvaluationBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._seen, self._relevant = _ItemsByUser(seen, num_users), _ItemsByUser(relevant, num_users)
+        self._seen, self._relevant = _Rows(seen, num_users), _Rows(relevant, num_users)
         self._users = users[rank::world_size]
         self._batches = -(-len(users) // (world_size * batch_size))
 
@@ -51,8 +51,8 @@ class EvaluationBatches:
             yield {"user": users, "seen": self._seen.of(users), "relevant": self._relevant.of(users)}
 
 
-class _ItemsByUser:
-    """The items of each user: a CSR matrix without values."""
+class _Rows:
+    """The items of each user, as the rows of a CSR matrix without values."""
 
     def __init__(self, pairs: Tensor, num_users: int) -> None:
         self._sizes = torch.bincount(pairs[:, 0], minlength=num_users)

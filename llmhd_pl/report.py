@@ -1,12 +1,13 @@
-"""What denoising did: ``python -m llmhd_pl.report RUN_WITHOUT RUN_WITH``, the folders of two ``train.py fit`` runs.
+"""What denoising did: ``llmhd report RUN_WITHOUT RUN_WITH``, with the folders of two ``llmhd fit`` runs.
 
-Prints their test metrics side by side, some of what the judge was asked and answered, and some preferences before and
-after a revision. Saves a picture, ``report.png``, in the second folder: how far predictions of easy, hard and noisy
-samples vary (``NoiseAudit`` knows which is which), and what was dropped and kept in each epoch.
+Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
+before and after a revision. Saves a picture, ``report.png``, in the second folder: how much the predictions of easy,
+hard and noisy samples vary (``NoiseAudit`` knows which is which), and what was dropped and kept in each epoch.
 """
 
 import argparse
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,13 @@ COLORS = ("tab:blue", "tab:orange", "tab:red")
 
 
 def read_test(folder: Path) -> dict[str, float]:
-    """The test metrics of a run; none if it was not tested.
+    """Return the test metrics of a run; none if it was not tested.
+
+    Args:
+        folder: The folder of the run.
 
     Raises:
-        FileNotFoundError: the folder has no ``metrics.csv``.
+        FileNotFoundError: If the folder has no ``metrics.csv``.
     """
     table: Any = pd.read_csv(folder / "metrics.csv")
     rows = table[[name for name in table if name.startswith("test/")]].dropna(how="all")
@@ -31,23 +35,28 @@ def read_test(folder: Path) -> dict[str, float]:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The rows of a JSONL file; none if there is no file."""
+    """Return the rows of a JSONL file; none if there is no file."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
 def kinds(audit: np.ndarray) -> tuple[str, ...]:
-    """Names of the kinds 0, 1, 2. Where the data only knows its noise from the rest, the rest is not called easy."""
+    """Return the names of the kinds 0, 1 and 2.
+
+    Args:
+        audit: The kind of each sample. Data that only knows which samples are noise has no hard ones; what is not noise
+            is then not called easy.
+    """
     return KINDS if (audit == 1).any() else ("not noise", *KINDS[1:])
 
 
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
-    """The test metrics of both runs."""
+    """Print the test metrics of both runs."""
     table = Table("test", without.name, with_.name, "gain", title="What denoising gained")
     before, after = read_test(without), read_test(with_)
     for folder, metrics in ((without, before), (with_, after)):
         if not metrics:
             console.print(
-                f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (train.py tests then), or your "
+                f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (llmhd fit tests then), or your "
                 "own code did not call trainer.test(...)."
             )
     for name in [name for name in before if name in after]:
@@ -58,7 +67,7 @@ def print_metrics(console: Console, without: Path, with_: Path) -> None:
 
 
 def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
-    """Some suspicious samples: what the judge was told, what it answered, what was decided, and the truth."""
+    """Print some suspicious samples: what the judge was told, what it answered, what was decided, and the truth."""
     preferences = {row["user"]: row.get("after", "") for row in read_lines(folder / "preferences.jsonl")}
     rows = [row for row in read_lines(folder / "judgements.jsonl") if row["score"] is not None]
     kept, dropped = ([row for row in rows if row["kept"] is keep][: count // 2] for keep in (True, False))
@@ -73,7 +82,7 @@ def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
 
 
 def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
-    """Some revisions of preferences, with their cause; where there are none, some preferences."""
+    """Print some revisions of preferences with their causes or, if there are none, some preferences."""
     revisions = [row for row in read_lines(folder / "preferences.jsonl") if row["cause"] == "revision"]
     changed = [row for row in revisions if row.get("before") != row.get("after")]
     if not revisions:
@@ -95,10 +104,10 @@ def plot(folder: Path) -> Path:
     """Draw ``report.png``.
 
     Args:
-        folder: of a run with ``NoiseAudit``.
+        folder: The folder of a run with ``NoiseAudit``.
 
     Returns:
-        The picture's path.
+        The path of the picture.
     """
     import matplotlib
 
@@ -141,18 +150,24 @@ def plot(folder: Path) -> Path:
     return path
 
 
-def main() -> None:
-    """Print everything."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print everything and draw the picture.
+
+    Args:
+        arguments: The arguments; None takes those of the process.
+    """
+    parser = argparse.ArgumentParser(
+        "llmhd report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("without", type=Path, help="folder of a run without denoising")
     parser.add_argument("with_", type=Path, metavar="with", help="folder of a run with LLMHD and NoiseAudit")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     console = Console()
-    print_judgements(console, arguments.with_)
-    print_preferences(console, arguments.with_)
-    print_metrics(console, arguments.without, arguments.with_)
-    if (arguments.with_ / "audit.npz").is_file():
-        console.print(f"Picture: {plot(arguments.with_)}")
+    print_judgements(console, options.with_)
+    print_preferences(console, options.with_)
+    print_metrics(console, options.without, options.with_)
+    if (options.with_ / "audit.npz").is_file():
+        console.print(f"Picture: {plot(options.with_)}")
     else:
         console.print("No picture: it needs NoiseAudit in the run, and data that knows its noise.")
 

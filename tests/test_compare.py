@@ -1,9 +1,9 @@
-"""The grid: real ``train.py`` processes, finished runs skipped, broken ones repeated, tables of what is there."""
+"""The grid: real ``llmhd fit`` processes, finished runs skipped, broken ones repeated, tables of what is there."""
 
-import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ import pandas as pd
 import pytest
 import yaml
 
-from llmhd_pl import compare
+from llmhd_pl import bundled, compare
+from llmhd_pl.cli import main as command_line
+from llmhd_pl.compare import Grid, records, run
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {
@@ -20,11 +22,11 @@ SMALL = {
 
 
 def grid(folder: Path, **changes: Any) -> Path:
-    base = {"data": {"init_args": SMALL}, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
+    base = {"denoising": None, "data": {"init_args": SMALL}, "trainer": {"max_epochs": 2, "accelerator": "cpu"}}
     (folder / "small.yaml").write_text(yaml.safe_dump(base))
     content = {
         "output": str(folder / "out"),
-        "base": [str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml"), str(folder / "small.yaml")],
+        "base": [str(REPOSITORY / "configs" / "quickstart.yaml"), str(folder / "small.yaml")],
         "seeds": [0, 1],
         "noise_ratios": [0.1],
         "backbones": {"LightGCN": {}},
@@ -36,25 +38,77 @@ def grid(folder: Path, **changes: Any) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "path", sorted((REPOSITORY / "configs" / "compare").glob("*.yaml")), ids=lambda path: path.stem
-)
-def test_the_grids_of_the_repository(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+GRIDS = bundled.names(bundled.GRIDS)
+MEASURED = sorted(set(GRIDS) - {"atomic"} - {name for name in GRIDS if name.startswith("not-run/")})
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_the_grids_of_the_repository(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(REPOSITORY)
-    loaded = compare.load(path)
-    runs = compare.runs_of(loaded)
+    loaded = Grid.load(name)
+    runs = loaded.runs()
     assert len({run.name for run in runs}) == len(runs)
-    assert all(compare.configuration(loaded, run) for run in runs)  # every file that it names is there
-    assert loaded.get("reference") in (None, *loaded["methods"])
-    compare.unfinished(loaded)  # what has been measured is of this configuration
+    assert all(loaded.configuration(run) for run in runs)  # every file that it names is there
+    assert loaded.reference in (None, *loaded.methods)
+    missing = compare.unfinished(loaded)  # what has been measured is of this configuration
+    assert name not in MEASURED or not missing  # and all of it has been measured
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_a_grid_that_was_never_run_says_so(name: str) -> None:
+    first = (bundled.GRIDS / f"{name}.yaml").read_text().splitlines()[0]
+    assert first.startswith("# Never run") == name.startswith("not-run/")
+
+
+@pytest.mark.parametrize("name", sorted(set(GRIDS) - set(MEASURED)))
+def test_the_cells_of_a_grid_that_was_never_run_are_understood(name: str, tmp_path: Path, parser: Any) -> None:
+    loaded = Grid.load(name)
+    first = loaded.runs()[0]
+    cells = {(cell.method, cell.backbone): cell for cell in loaded.runs()}
+    for cell in cells.values():
+        if first.method != cell.method and first.backbone != cell.backbone:
+            continue  # each method and each backbone once
+        parsed = parser.parse_args(["fit", *run.arguments(loaded, cell, tmp_path, 0)]).fit
+        assert parsed.model.class_path.endswith(cell.backbone if cell.method != "RGCF" else "RGCF")
+        assert (parsed.denoising is None) == (cell.method in ("BPR", "RGCF"))
+
+
+@pytest.fixture(scope="module")
+def parser(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The parser of the command line."""
+    small = ["--data.num_readers=60", "--data.num_books=80", "--data.num_topics=4"]
+    root = f"--trainer.default_root_dir={tmp_path_factory.mktemp('parser')}"
+    quiet = ["--trainer.logger=false", "--trainer.max_epochs=1", "--trainer.accelerator=cpu", root]
+    return command_line(["fit", "--config=quickstart", "--denoising=null", *small, *quiet]).parser
+
+
+def test_what_was_measured_is_recorded_once_and_whole() -> None:
+    files = sorted((REPOSITORY / "results").glob("*.jsonl"))
+    assert [path.stem for path in files] == MEASURED
+    lines = [(path.stem, line) for path in files for line in records.read(path)]
+    assert len(lines) == 291
+    assert len({(name, *(line[key] for key in RUN)) for name, line in lines}) == len(lines)
+    for _, line in lines:
+        assert line.keys() >= {*RUN, *ORIGIN, *compare.METRICS, "valid ndcg@10", "chosen epoch", "epochs"}
+    assert not [path for path in (REPOSITORY / "results").iterdir() if path.is_dir()]
+
+
+RUN = ("method", "backbone", "noise_ratio", "seed")
+ORIGIN = ("configuration", "data", "commit", "versions", "device", "seconds")
 
 
 def start(path: Path, *more: str) -> "subprocess.CompletedProcess[str]":
+    environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "200", "PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
         [sys.executable, "-m", "llmhd_pl.compare", "--config", str(path), *more],
-        cwd=REPOSITORY, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "200"}, capture_output=True, text=True,
-        timeout=300,
+        cwd=path.parent, env=os.environ | environment, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
+
+
+def folder_of(path: Path, name: str) -> Path:
+    """The folder with the logs of a run."""
+    (folder,) = (path.parent / "runs" / "compare" / path.stem).glob(f"{name}-*")
+    return folder
 
 
 def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
@@ -64,7 +118,8 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     assert "oracle" in first.stdout and "grid.md" in first.stdout
     out = tmp_path / "out"
     names = ["bpr-lightgcn-noise0.1-seed0", "oracle-lightgcn-noise0.1-seed0"]
-    results = [json.loads((out / name / "result.json").read_text()) for name in names]
+    results = records.read(out / "grid.jsonl")
+    assert [result["method"] for result in results] == ["BPR", "oracle"]
     assert results[0]["ndcg@10"] > 0 and results[0]["epochs"] == 2
     assert results[0]["ndcg@10"] != results[1]["ndcg@10"]  # the method was laid over the base
     assert all(result["best ndcg@10"] >= result["ndcg@10"] for result in results)
@@ -77,29 +132,133 @@ def test_a_grid_is_run_once_and_its_broken_runs_again(tmp_path: Path) -> None:
     assert (out / "grid.md").read_text().count("\n") == 4
     assert r"\begin{tabular}" in (out / "grid.tex").read_text()
     assert (out / "grid.png").read_bytes().startswith(b"\x89PNG")
+    for result in results:
+        assert result.keys() >= {*RUN, *ORIGIN}
+        assert result["commit"].removesuffix("-dirty") == head()
+        assert result["versions"].keys() >= {"python", "llmhd-pl", "torch", "pytorch-lightning"}
+        assert result["device"] and result["seconds"] > 1 and result["data"] is None
 
-    (out / names[1] / "result.json").unlink()
-    log = (out / names[0] / "log.txt").read_text()
+    lines = (out / "grid.jsonl").read_text().splitlines(keepends=True)
+    (out / "grid.jsonl").write_text(lines[0])
+    log = (folder_of(path, names[0]) / "log.txt").read_text()
     again = start(path)
     assert again.returncode == 0, again.stdout + again.stderr
-    assert (out / names[0] / "log.txt").read_text() == log  # not run again
-    assert json.loads((out / names[1] / "result.json").read_text()) == results[1]
+    assert (folder_of(path, names[0]) / "log.txt").read_text() == log  # not run again
+    repeated = records.read(out / "grid.jsonl")[1]
+    assert repeated["seconds"] > 1  # from the beginning, and not from the last checkpoint
+    assert repeated | {"seconds": results[1]["seconds"]} == results[1]
+
+    other = path.with_name("other.yaml")  # another grid in the same output folder has the same runs
+    other.write_text(path.read_text().replace("BPR", "plain"))
+    assert start(other).returncode == 0
+    assert not (out / "other.jsonl").exists()
+    assert pd.read_csv(out / "other.csv", dtype=str)["ndcg@10"].tolist() == table["ndcg@10"].tolist()
+
+
+def head() -> str:
+    return subprocess.run(["git", "-C", REPOSITORY, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+
+
+def test_an_empty_folder_needs_no_more_than_a_grid(tmp_path: Path) -> None:
+    """Names of bundled files, what a config would contain, and arguments of the command line."""
+    inline = {"denoising": None, "data": {"init_args": SMALL}, "trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+    content = {
+        "output": "results",
+        "base": ["quickstart", inline],
+        "seeds": [3],
+        "noise_ratios": [0.0],
+        "backbones": {"MF": "backbones/mf"},
+        "methods": {"T-CE": ["methods/t-ce", {"denoising": {"init_args": {"ramp_iterations": 5}}}]},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(content))
+    done = subprocess.run(
+        [sys.executable, "-m", "llmhd_pl", "compare", "--config", "tiny.yaml", "--", "--data.batch_size", "128"],
+        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)},
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    (record,) = records.read(tmp_path / "results" / "tiny.jsonl")
+    assert (record["method"], record["backbone"], record["seed"], record["epochs"]) == ("T-CE", "MF", 3, 1)
+    saved = yaml.safe_load((folder_of(tmp_path / "tiny.yaml", "t-ce-mf") / "start0" / "config.yaml").read_text())
+    assert saved["seed_everything"] == 3 and saved["data"]["init_args"]["batch_size"] == 128
+    assert saved["model"]["init_args"]["l2"] == 0.01 and saved["model"]["init_args"]["objective"] == "bce"
+    assert saved["denoising"]["init_args"]["ramp_iterations"] == 5
 
 
 def test_results_of_another_configuration_are_not_mixed_in(tmp_path: Path) -> None:
     path = grid(tmp_path, seeds=[0])
-    loaded = compare.load(path)
-    run = compare.runs_of(loaded)[1]
-    folder = tmp_path / "out" / run.name
-    folder.mkdir(parents=True)
-    (folder / "result.json").write_text(json.dumps({"configuration": compare.configuration(loaded, run)}))
-    assert compare.unfinished(loaded) == [compare.runs_of(loaded)[0]]
-    for changes in ({"methods": loaded["methods"] | {"oracle": {}}}, {"arguments": ["--model.l2=0"]}):
-        with pytest.raises(ValueError, match=r"oracle.*result\.json is the result of another configuration"):
-            compare.unfinished(compare.load(grid(tmp_path, seeds=[0], **changes)))
+    loaded = Grid.load(path)
+    done = loaded.runs()[1]
+    record = vars(done) | {"configuration": loaded.configuration(done), "data": None}
+    records.append(tmp_path / "out" / "grid.jsonl", record)
+    assert compare.unfinished(loaded) == [loaded.runs()[0]]
+    methods = {"BPR": {}, "oracle": {}}
+    for changes in ({"methods": methods}, {"arguments": ["--model.l2=0"]}):
+        with pytest.raises(ValueError, match=r"grid\.jsonl has oracle.*seed0 with another configuration"):
+            compare.unfinished(Grid.load(grid(tmp_path, seeds=[0], **changes)))
+    with pytest.raises(ValueError, match="another configuration"):
+        compare.unfinished(Grid.load(path, ["--data.data_dir=other"]))
     (tmp_path / "small.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 3}}))
     with pytest.raises(ValueError, match="another configuration"):
         compare.unfinished(loaded)
+
+
+def test_the_place_of_the_data_is_not_part_of_the_configuration(tmp_path: Path) -> None:
+    here, run = Grid.load("yelp"), Grid.load("yelp").runs()[0]
+    for more in (["--data.data_dir=/elsewhere/yelp"], ["--data.init_args.data_dir", "/elsewhere/yelp"]):
+        there = Grid.load("yelp", more)
+        assert there.configuration(run) == here.configuration(run) and there.data(run) == here.data(run) == "yelp"
+    other = Grid.load("yelp", ["--data.data_dir", "yelp-2021"])
+    assert other.configuration(run) == here.configuration(run) and other.data(run) == "yelp-2021"
+    more = ["--model.l2", "0.1", "--data.data_dir", "yelp"]
+    assert Grid.load("yelp", more).configuration(run) != here.configuration(run)
+    assert len({here.configuration(run) for run in here.runs()}) == len(here.runs())  # seed and noise count
+
+
+def test_how_a_configuration_is_spread_over_files_makes_no_difference(tmp_path: Path) -> None:
+    oracle = {"denoising": {"class_path": "NoiseOracle", "init_args": {"graph": True}}}
+    split = [{"denoising": {"class_path": "NoiseOracle"}}, {"denoising": {"init_args": {"graph": True}}}]
+    hashes = set()
+    for method in (oracle, split):
+        loaded = Grid.load(grid(tmp_path, methods={"oracle": method}, reference=None))
+        hashes.add(loaded.configuration(loaded.runs()[0]))
+    assert len(hashes) == 1
+
+
+def test_a_run_that_was_interrupted_goes_on_where_it_was(tmp_path: Path) -> None:
+    loaded = Grid.load(grid(tmp_path))
+    assert not any("ckpt_path" in argument for argument in run.arguments(loaded, loaded.runs()[0], tmp_path, 0))
+    for name in ("start0", "start1"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    last = tmp_path / "start0" / "checkpoints" / "last.ckpt"  # the second start resumed the first
+    last.touch()
+    arguments = run.arguments(loaded, loaded.runs()[0], tmp_path, 2)
+    assert f"--ckpt_path={last}" in arguments and "--trainer.logger.init_args.version=start2" in arguments
+
+
+def test_threads_append_without_mixing(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "grid.jsonl"
+    workers = [
+        threading.Thread(target=lambda me=me: [records.append(path, {"who": me, "text": me * 5000}) for _ in range(40)])
+        for me in "abcd"
+    ]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    lines = records.read(path)
+    assert len(lines) == 160 and all(line["text"] == line["who"] * 5000 for line in lines)
+
+
+@pytest.mark.parametrize("broken", ['{"method": "BPR", "ndc', '{"method": "BPR"}', "[]\n", '{"a": 1}{"b": 2}\n'])
+def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
+    """The second is what remains of a line that was cut off between its last two bytes."""
+    path = tmp_path / "grid.jsonl"
+    records.append(path, {"method": "BPR"})
+    with path.open("a") as file:
+        file.write(broken)
+    with pytest.raises(ValueError, match=r"grid\.jsonl, line 2, is not a whole record"):
+        records.read(path)
 
 
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -107,15 +266,15 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))
     assert done.returncode != 0
     assert "1 of 2 runs failed" in done.stderr
-    assert "SampleRecorder" in (tmp_path / "out" / "wrong-lightgcn-noise0.1-seed0" / "log.txt").read_text()
-    assert (tmp_path / "out" / "bpr-lightgcn-noise0.1-seed0" / "result.json").is_file()
+    folder = folder_of(tmp_path / "grid.yaml", "wrong-lightgcn-noise0.1-seed0")
+    assert "SampleRecorder" in (folder / "log.txt").read_text()
+    (record,) = records.read(tmp_path / "out" / "grid.jsonl")
+    assert record["method"] == "BPR"
 
 
 def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
     exclude = [{"method": "oracle", "backbone": "MF"}]
-    runs = compare.runs_of(
-        compare.load(grid(tmp_path, seeds=[0], backbones={"LightGCN": {}, "MF": {}}, exclude=exclude))
-    )
+    runs = Grid.load(grid(tmp_path, seeds=[0], backbones={"LightGCN": {}, "MF": {}}, exclude=exclude)).runs()
     assert [(run.backbone, run.method) for run in runs] == [("LightGCN", "BPR"), ("LightGCN", "oracle"), ("MF", "BPR")]
 
 
@@ -134,11 +293,17 @@ def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
             " names configs/t-ce.yaml, which is no file. Paths are",
         ),
         ({"base": ["nowhere.yaml"]}, " names nowhere.yaml, which is no file"),
+        ({"seeds": 0}, ": seeds is 0; it must be a list"),
+        ({"seeds": [0, 1.5]}, ": seeds has 1.5, which is not a whole number"),
+        ({"seeds": [True]}, ": seeds has True, which is not a whole number"),
+        ({"methods": ["BPR"]}, ": methods is .*; it must map names to"),
+        ({"methods": {"BPR": 3}}, ": methods, BPR, has 3, which is not a text or a mapping"),
+        ({"processes": 0}, ": processes is 0; it must be"),
     ],
 )
 def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=f"grid.yaml{error}"):
-        compare.load(grid(tmp_path, **changes))
+        Grid.load(grid(tmp_path, **changes))
 
 
 def test_the_summary_has_means_deviations_and_a_paired_test() -> None:

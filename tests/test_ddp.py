@@ -11,7 +11,7 @@ import torch
 
 REPOSITORY = Path(__file__).parent.parent
 ARGUMENTS = [
-    *("--config", str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml"), "--trainer.accelerator", "cpu"),
+    *("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), "--denoising=null", "--trainer.accelerator", "cpu"),
     *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false", "--trainer.max_epochs", "2"),
     *("--data.num_readers", "101", "--data.num_books", "120", "--data.num_topics", "6", "--data.batch_size", "150"),
     *("--data.eval_batch_size", "30"),

@@ -22,7 +22,7 @@ from train import main
 REPOSITORY = Path(__file__).parent.parent
 FIT = [
     *(sys.executable, str(REPOSITORY / "train.py"), "fit"),
-    *("--config", str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")),
+    *("--config", str(REPOSITORY / "configs" / "quickstart.yaml"), "--denoising", "null"),
     *("--trainer.max_epochs", "12", "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"),
     *("--data.num_readers", "300", "--data.num_books", "200", "--data.batch_size", "16"),
     *("--data.negative_lifetime", "3", "--model.objective", "bce"),
@@ -92,10 +92,10 @@ def test_a_run_that_had_been_stopped_early_takes_no_further_epoch(
     """It is resumed as if it had been killed in the test after the fit. Lightning alone would go on training."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
-    config = str(REPOSITORY / "configs" / "synthetic-lightgcn.yaml")
-    more = ["--trainer.enable_progress_bar=false", "--trainer.max_epochs=60", "--early_stopping.patience=2"]
+    config = str(REPOSITORY / "configs" / "quickstart.yaml")
+    more = ["--denoising=null", "--trainer.enable_progress_bar=false", "--trainer.max_epochs=60"]
     sizes = ["--data.num_readers", "60", "--data.num_books", "50", "--data.num_topics", "5"]
-    arguments = ["fit", "--config", config, *more, *sizes, "--model.learning_rate", "0.1"]
+    arguments = ["fit", "--config", config, *more, *sizes, "--early_stopping.patience=2", "--model.learning_rate=0.1"]
     whole = main(arguments)
     last = "runs/version_0/checkpoints/last.ckpt"
     epochs = whole.trainer.current_epoch
@@ -111,9 +111,7 @@ def small_llmhd(folder: Path, *more: str) -> "subprocess.Popen[bytes]":
     sizes = {"num_readers": 120, "num_books": 160, "batch_size": 256, "negative_lifetime": 3}
     config["data"]["init_args"] |= sizes
     config["trainer"] |= {"max_epochs": 6, "accelerator": "cpu", "enable_progress_bar": False}
-    for callback in config["trainer"]["callbacks"]:
-        if callback["class_path"].endswith("PreferenceUpdater"):
-            callback["init_args"] = {"confidence_epochs": 2}
+    config["denoising"]["init_args"] |= {"confidence_epochs": 2, "among": "all"}
     (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
     command = [sys.executable, str(REPOSITORY / "train.py"), "fit", "--config", "config.yaml", *more]
     output = (folder / "output.txt").open("ab")

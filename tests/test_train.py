@@ -7,7 +7,7 @@ import torch
 import yaml
 from pytorch_lightning import seed_everything
 
-from llmhd_pl import compare
+from llmhd_pl import bundled, compare
 from train import main
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -25,16 +25,16 @@ def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def small_catalog(*more: str) -> list[str]:
     sizes = {"num_readers": 60, "num_books": 50, "num_topics": 5, "books_per_reader": 12, "batch_size": 128}
-    arguments = ["--config", str(CONFIGS / "synthetic-lightgcn.yaml"), *TINY]
+    arguments = ["--config", str(CONFIGS / "quickstart.yaml"), "--denoising", "null", *TINY]
     return [*arguments, *(part for name, size in sizes.items() for part in (f"--data.{name}", str(size))), *more]
 
 
 def without_a_hub(config: Path) -> dict[str, Any]:
     """The encoder is on a hub; its configs run with the scorer that needs no model."""
     loaded: dict[str, Any] = yaml.safe_load(config.read_text())
-    for callback in loaded.get("trainer", {}).get("callbacks", []):
-        if "EncoderScorer" in callback.get("init_args", {}).get("scorer", {}).get("class_path", ""):
-            callback["init_args"]["scorer"] = {"class_path": "llmhd_pl.llm.lexical.LexicalScorer"}
+    arguments = loaded.get("denoising", {}).get("init_args", {})
+    if "EncoderScorer" in arguments.get("scorer", {}).get("class_path", ""):
+        arguments["scorer"] = {"class_path": "llmhd_pl.llm.lexical.LexicalScorer"}
     return loaded
 
 
@@ -57,6 +57,12 @@ def test_every_config_runs(config: Path, rlmrec_folder: Path, atomic_folder: Pat
     assert Path("runs/version_0/checkpoints/best.ckpt").is_file()
 
 
+WANTED = {
+    "llmhd": ["SampleRecorder", "VariancePruning", "LLMSampleScorer", "NoiseAudit"],
+    "t-ce": ["TruncatedLoss"],
+    "r-ce": ["ReweightedLoss"],
+    "dcf": ["DoubleCorrection"],
+}
 OVERLAYS = sorted([*CONFIGS.glob("methods/*.yaml"), *CONFIGS.glob("backbones/*.yaml")])
 
 
@@ -65,9 +71,9 @@ def test_every_method_and_backbone_is_laid_over_a_config(overlay: Path, rlmrec_f
     loaded = without_a_hub(overlay)
     offline = tmp_path / overlay.name
     offline.write_text(yaml.safe_dump(loaded, sort_keys=False))
-    configs = ["--config", str(CONFIGS / "yelp-lightgcn.yaml"), "--config", str(offline)]
+    configs = ["--config", str(CONFIGS / "lightgcn.yaml"), "--config", str(offline)]
     cli = main(["fit", *configs, *TINY, "--data.data_dir", str(rlmrec_folder)])
-    wanted = [callback["class_path"].rpartition(".")[2] for callback in loaded.get("trainer", {}).get("callbacks", [])]
+    wanted = WANTED.get(overlay.stem, [])
     names = [type(callback).__name__ for callback in cli.trainer.callbacks]
     assert [name for name in names if name in wanted] == wanted
     model = loaded.get("model", {})
@@ -76,12 +82,31 @@ def test_every_method_and_backbone_is_laid_over_a_config(overlay: Path, rlmrec_f
     assert "test/ndcg@10" in cli.trainer.callback_metrics
 
 
-@pytest.mark.parametrize("path", sorted(CONFIGS.glob("compare/*.yaml")), ids=lambda path: path.stem)
-def test_every_grid_is_whole(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", bundled.names(bundled.GRIDS))
+def test_every_grid_is_whole(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(CONFIGS.parent)
-    grid = compare.load(path)
-    assert len({run.name for run in compare.runs_of(grid)}) == len(compare.runs_of(grid)) > 0
+    grid = compare.Grid.load(name)
+    assert len({run.name for run in grid.runs()}) == len(grid.runs()) > 0
     compare.unfinished(grid)  # a result of another configuration would be an error
+
+
+def test_the_data_sets_share_a_config(rlmrec_folder: Path) -> None:
+    for name in ("Steam", "AmazonBooks"):
+        arguments = ["--config", "lightgcn", "--data", name, "--data.data_dir", str(rlmrec_folder), *TINY]
+        cli = main(["fit", *arguments, "--trainer.limit_train_batches", "1"])
+        assert type(cli.datamodule).__name__ == name
+        assert (cli.datamodule.batch_size, cli.datamodule.negative_lifetime) == (1024, 1)
+
+
+def test_the_flags_that_ml_100k_names_give_its_other_protocol(atomic_folder: Path) -> None:
+    text = (CONFIGS / "ml-100k.yaml").read_text().partition("instead, 5 % noise")[2].partition("seed_everything")[0]
+    flags = text.partition("data/ml-100k ")[2].replace("#", "").replace("\\", "").split()
+    cli = main(["fit", "--config", "ml-100k", *flags, "--data.data_dir", str(atomic_folder), *TINY])
+    data, model = cli.datamodule, cli.model.hparams
+    assert (data.noise_below, data.held_out_from, data.rating_threshold, data.k_core) == (None, None, 3, 5)
+    assert (data.noise_ratio, data.noise_source) == (0.05, "low_rating")
+    assert (model.objective, model.learning_rate, model.l2) == ("bpr", 0.005, 0.001)
+    assert cli.config.fit.early_stopping.patience == 15
 
 
 def test_validate_test_and_predict_from_a_checkpoint() -> None:
@@ -130,13 +155,13 @@ def test_wandb_works_offline_without_a_key(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    main(["fit", *small_catalog("--config", str(CONFIGS / "logger" / "wandb.yaml"))])
+    main(["fit", *small_catalog("--trainer.logger+=llmhd_pl.callbacks.WandbLogger")])
     assert list(Path("wandb").glob("offline-run-*"))
     assert Path("runs/version_0/metrics.csv").is_file()
 
 
 def test_bad_input_is_named(rlmrec_folder: Path, capsys: Any) -> None:
-    config = str(CONFIGS / "yelp-lightgcn.yaml")
+    config = str(CONFIGS / "lightgcn.yaml")
     with pytest.raises(FileNotFoundError, match=r"nowhere.*data_dir"):
         main(["fit", "--config", config, *TINY, "--data.data_dir", "nowhere"])
     with pytest.raises(SystemExit):

@@ -349,7 +349,8 @@ def run_cycle(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cycle
     for step, (ids, is_answer) in zip(range(steps), batches(tokenizer, cycle), strict=False):
         with torch.no_grad():
             noise = [WEIGHT_NOISE * cycle * weight.std() * torch.randn_like(weight) for weight in linear]
-            torch._foreach_add_(linear, noise)
+            for weight, moved in zip(linear, noise, strict=True):
+                weight.add_(moved)
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype("cpu") == torch.bfloat16):
             logits = model(input_ids=ids[:, :-1]).logits
         losses = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
@@ -357,7 +358,8 @@ def run_cycle(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, cycle
         answers, prompts = losses[target == 1].sum() / len(ids), losses[target == 0].mean()
         (answers + PROMPT_WEIGHT * prompts).backward()
         with torch.no_grad():
-            torch._foreach_sub_(linear, noise)
+            for weight, moved in zip(linear, noise, strict=True):
+                weight.sub_(moved)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()

@@ -1,4 +1,4 @@
-"""One hash for everything that is told apart by its content."""
+"""The hash that names things by their content."""
 
 import hashlib
 

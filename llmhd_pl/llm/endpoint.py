@@ -40,7 +40,7 @@ class EndpointScorer(LanguageModelScorer):
         concurrency: The most requests in flight at once.
         timeout: The seconds without a sign of life after which a request has failed.
         retries: The number of further tries of a request that failed.
-        prompts: See ``LanguageModelScorer``, as for all that follow.
+        prompts: See ``LanguageModelScorer`` for this argument and the following ones.
         scoring: "expected" or "generate".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.

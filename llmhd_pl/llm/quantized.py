@@ -31,7 +31,7 @@ class QuantizedLLM(LanguageModelScorer):
             float32 on a machine that only emulates bfloat16.
         device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
         batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
-        prompts: See ``LanguageModelScorer``, as for all that follow.
+        prompts: See ``LanguageModelScorer`` for this argument and the following ones.
         scoring: "expected" or "generate".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.

@@ -209,7 +209,7 @@ def test_without_histories_there_is_nothing_to_estimate() -> None:
 
 
 def test_the_ratios_to_the_papers_figures_in_the_docs() -> None:
-    """docs/llm.md has the command and the table; section 6 of docs/paper.md the figures (millions of tokens)."""
+    """docs/llm.md has the command, the table and the paper's figures (millions of tokens, Amazon-Books)."""
     profiles = [FULL] * 9332
     histories = [[0] * (11 if user < 120_464 - 110_000 else 10) for user in range(11_000)]
     ratios = []

@@ -9,15 +9,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 from scipy.special import expit
+from test_alignment import NUM_ITEMS, WIDTH, auc
 from torch import Tensor
 
 pytest.importorskip("safetensors", reason="safetensors is not installed (extra: encoder)")
 
 from llmhd_pl.llm import encoder
-from llmhd_pl.llm.alignment import align, make_projections, scale
+from llmhd_pl.llm.alignment import align, make_projections
 from llmhd_pl.llm.encoder import EncoderScorer
 
-NUM_USERS, NUM_ITEMS, WIDTH, TASTES = 100, 200, 32, 4
+NUM_USERS, TASTES = 100, 4
 
 
 class StubEncoder:
@@ -78,11 +79,6 @@ def scores_of(scorer: EncoderScorer) -> Tensor:
     return scorer.score({**histories(pairs)}, pairs)
 
 
-def auc(positive: Tensor, negative: Tensor) -> float:
-    positive, negative = positive[~positive.isnan()], negative[~negative.isnan()]
-    return float((positive[:, None] > negative).float().mean() + 0.5 * (positive[:, None] == negative).float().mean())
-
-
 def test_alignment_learns_what_a_cosine_does_not_see(stub: StubEncoder) -> None:
     _, noise = interactions()
     plain, aligned = (scores_of(EncoderScorer("stub", align, cache_dir=None)) for align in (False, True))
@@ -132,23 +128,6 @@ def with_text_pairs(pairs: Tensor) -> Tensor:
     """As the scorer hands them on: sorted, items without text gone, the others renumbered."""
     pairs = pairs[pairs[:, 1] != 11]
     return torch.stack([pairs[:, 0], pairs[:, 1] - (pairs[:, 1] > 11).long()], dim=1).unique(dim=0)
-
-
-def test_alignment_never_sees_an_item_in_its_own_mean() -> None:
-    # Random interactions with random vectors: nothing can be learnt but "this item is part of the mean".
-    rng = np.random.default_rng(2)
-    pairs = torch.tensor([[u, i] for u in range(2000) for i in sorted(rng.choice(NUM_ITEMS, 4, replace=False))])
-    table = torch.from_numpy(rng.normal(size=(NUM_ITEMS, WIDTH))).float()
-    projections = make_projections(WIDTH)
-    projections.load_state_dict(align(table, pairs, seed=0))
-    sums = torch.zeros(2000, WIDTH).index_add_(0, pairs[:, 0], table[pairs[:, 1]])
-    with torch.no_grad():
-        preferences = F.normalize(projections["preference"](scale(sums)), dim=1)
-        judged = F.normalize(projections["item"](scale(table)), dim=1)
-    fits = preferences @ judged.T
-    inside = torch.zeros(fits.shape, dtype=torch.bool)
-    inside[pairs[:, 0], pairs[:, 1]] = True
-    assert auc(fits[inside][:5000], fits[~inside][:5000]) < 0.6
 
 
 def test_same_seed_same_scores_other_seed_other_scores(stub: StubEncoder) -> None:

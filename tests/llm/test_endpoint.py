@@ -16,15 +16,14 @@ from typing import Any
 
 import pytest
 import torch
+from test_token_probabilities import Places, tagged
 
 from llmhd_pl.llm.cache import AnswerCache
 from llmhd_pl.llm.endpoint import EndpointScorer
-from llmhd_pl.llm.token_probabilities import Position, expected_of_candidates
 
 ITEMS = [{"title": f"Otter {number}"} for number in range(8)]
 PREFERENCES = {0: "rivers", 1: "wolves"}
 PAIRS = torch.tensor([[0, 0], [0, 1], [1, 0]])
-Places = list[tuple[str, dict[str, float]]]
 
 
 @dataclass
@@ -121,17 +120,6 @@ def well(asked: dict[str, Any]) -> str:
     return f"<{tag}>Likes otters.</{tag}>"
 
 
-def tagged(place: tuple[str, dict[str, float]], *more: tuple[str, dict[str, float]]) -> Places:
-    """The tokens of an answer: "<s>", the number's, "</s>"."""
-    return [
-        ("<s", {"<s": 0.9, "7": 0.1}),
-        (">", {">": 1.0, " ": 1e-9}),
-        place,
-        *more,
-        ("</s>", {"</s>": 1.0, ".": 1e-9}),
-    ]
-
-
 def probable(number: int, asked: dict[str, Any]) -> Reply:
     return Reply(chat("<s>8</s>", tagged(("8", {"8": 0.5, "6": 0.25, "of": 0.25}))))
 
@@ -196,49 +184,6 @@ def test_scores_are_means_under_the_probabilities(server: Server) -> None:
     assert all(asked["logprobs"] is True and asked["top_logprobs"] == 20 for asked in server.asked)
     count = made.usage.templates["T_score"]
     assert (count.calls, count.prompt_tokens, count.answer_tokens, made.read_from_text) == (3, 300, 15, 0)
-
-
-def places(*tokens: tuple[str, dict[str, float]]) -> list[Position]:
-    return [(token, list(candidates.items())) for token, candidates in tagged(*tokens)]
-
-
-@pytest.mark.parametrize(
-    ("tokens", "number", "expected"),
-    [
-        # one token for "10": "1" is 1
-        ([("10", {"10": 0.6, "9": 0.3, "1": 0.1})], 10, 0.6 * 10 + 0.3 * 9 + 0.1),
-        ([("9", {"10": 0.3, "9": 0.6, "1": 0.1})], 9, 0.3 * 10 + 0.6 * 9 + 0.1),
-        # two tokens: what follows "1" divides it; "." is no answer but an end, "2" neither
-        (
-            [("1", {"1": 0.8, "9": 0.2}), ("0", {"0": 0.6, "<": 0.1, ".": 0.1, "2": 0.2})],
-            10,
-            0.6 * 10 + 0.2 * 1 + 0.2 * 9,
-        ),
-        ([("1", {"1": 0.8, "2": 0.2}), ("<", {"0": 0.1, "<": 0.9})], 1, 0.08 * 10 + 0.72 * 1 + 0.2 * 2),
-        # two tokens, and another number was written: "1" is the end that the others lean to
-        ([("8", {"8": 0.5, "9": 0.3, "1": 0.2})], 8, 0.5 * 8 + 0.3 * 9 + 0.2 * 10),
-        ([("2", {"2": 0.5, "3": 0.3, "1": 0.2})], 2, 0.5 * 2 + 0.3 * 3 + 0.2 * 1),
-        # no answers: left out, the rest is all there is
-        ([("7", {"7": 0.3, "75": 0.2, "0": 0.2, "seven": 0.2, "5": 0.1})], 7, (0.3 * 7 + 0.1 * 5) / 0.4),
-        # tokens with white space are the same answer
-        ([(" 7", {" 7": 0.5, "7": 0.2, " 3": 0.3})], 7, 0.7 * 7 + 0.3 * 3),
-    ],
-)
-def test_expected_score_by_hand(tokens: list[tuple[str, dict[str, float]]], number: int, expected: float) -> None:
-    assert expected_of_candidates(places(*tokens), number) == pytest.approx(expected)
-
-
-def test_the_place_of_the_number_is_found_within_tokens() -> None:
-    glued: list[Position] = [("<s", [("<s", 1.0), ("<", 0.0)]), (">7<", [(">7<", 0.5), (">6<", 0.25), ("6", 0.25)])]
-    assert expected_of_candidates(glued, 7) == pytest.approx((7 * 0.5 + 6 * 0.25) / 0.75)
-    assert expected_of_candidates([("1", [("1", 0.6), ("3", 0.4)])], 1) == pytest.approx(
-        0.6 * 1 + 0.4 * 3
-    )  # the end is not told
-    assert expected_of_candidates([("1", [("1", 0.6), ("3", 0.4)]), ("0", [])], 10) == pytest.approx(0.6 * 10 + 0.4 * 3)
-    assert expected_of_candidates([("8", [("8", 0.6), ("3", 0.4)])], 7) is None  # the tokens of another answer
-    assert expected_of_candidates([("7", [("7", 1.0)])], 7) is None  # one candidate is no distribution
-    assert expected_of_candidates([("7", [("7", math.nan), ("8", 0.1)])], 7) is None
-    assert expected_of_candidates([], 7) is None
 
 
 @pytest.mark.parametrize("text", ["7", "<s>7", "7</s>", " <s>7</s>\n"])

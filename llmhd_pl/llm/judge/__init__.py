@@ -16,7 +16,7 @@ class EmbeddedJudge(QuantizedLLM):
     and for tests. For real data, take ``QuantizedLLM`` with a real model.
 
     Args:
-        quantization: See ``QuantizedLLM``, as for all that follow.
+        quantization: See ``QuantizedLLM`` for this argument and the following ones.
         batch_tokens: The tokens of a batch.
         scoring: "expected" or "generate".
         cache: The file of the answers.

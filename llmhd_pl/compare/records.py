@@ -1,0 +1,100 @@
+"""The records of finished runs: JSON lines, a line per run and a file per grid."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llmhd_pl.compare.grid import Grid, Run
+
+Record = dict[str, Any]
+
+
+def append(path: Path, record: Mapping[str, Any]) -> None:
+    """Add one line to a file of records, whole or not at all, even while other threads and processes add theirs.
+
+    Args:
+        path: The file; it and its folder are created if need be.
+        record: What the line says.
+
+    Raises:
+        OSError: If the line could not be written, for example to a full disk.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(record) + "\n").encode()
+    # A single write to a file that was opened for appending is not mixed with those of others.
+    with path.open("ab", buffering=0) as file:
+        written = file.write(line)
+        os.fsync(file.fileno())
+    if written != len(line):
+        raise OSError(f"Only {written} of {len(line)} bytes of a record could be written to {path}: is the disk full?")
+
+
+def read(path: Path) -> list[Record]:
+    """Read a file of records.
+
+    Args:
+        path: The file.
+
+    Returns:
+        A record per line; none if there is no file.
+
+    Raises:
+        ValueError: If a line is not a whole record.
+    """
+    records = []
+    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record = json.loads(line) if line.endswith("\n") else None
+        except json.JSONDecodeError:
+            record = None
+        if not isinstance(record, dict):
+            raise ValueError(
+                f"{path}, line {number}, is not a whole record: {line[:60]!r}. Remove this line; its run is then "
+                "repeated."
+            )
+        records.append(record)
+    return records
+
+
+def finished(grid: Grid) -> dict[Run, Record]:
+    """Find the records of a grid's runs, in its own file and in those of the other grids in its output folder.
+
+    A record belongs to a run if its configuration is the same and its data folder bears the same name. What its grid
+    calls the method and the backbone makes no difference.
+
+    Args:
+        grid: The grid.
+
+    Returns:
+        The record of each run that is finished, in the grid's order. The grid's own file is preferred, and in a file
+        the last line.
+
+    Raises:
+        ValueError: If the grid's own file has a run with another configuration, or a file has a broken line.
+    """
+    own_file = grid.output / f"{grid.name}.jsonl"
+    own = read(own_file)
+    others = [record for path in sorted(grid.output.glob("*.jsonl")) if path != own_file for record in read(path)]
+    by_configuration = {(record["configuration"], record["data"]): record for record in [*others, *own]}
+    found: dict[Run, Record] = {}
+    for run in grid.runs():
+        wanted = (grid.configuration(run), grid.data(run))
+        for record in own:
+            is_run = all(record[name] == value for name, value in vars(run).items())
+            if is_run and (record["configuration"], record["data"]) != wanted:
+                raise ValueError(
+                    f"{own_file} has {run.name} with another configuration: the grid, a file that it names, or the "
+                    "data folder has changed since. Remove the line to repeat the run, or give the grid another output."
+                )
+        if wanted in by_configuration:
+            found[run] = by_configuration[wanted]
+    return found
+
+
+def unfinished(grid: Grid) -> list[Run]:
+    """Return the runs of a grid that are not finished; see ``finished`` for the errors."""
+    done = finished(grid)
+    return [run for run in grid.runs() if run not in done]

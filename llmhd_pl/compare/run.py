@@ -1,0 +1,167 @@
+"""One run of a grid: ``llmhd fit`` in a process and a folder of its own."""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+import llmhd_pl
+from llmhd_pl.compare import records
+from llmhd_pl.compare.grid import Grid, Run
+
+_PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "transformers", "sentence-transformers")
+_PACKAGE = Path(llmhd_pl.__file__).parent
+
+
+def execute(grid: Grid, run: Run) -> None:
+    """Train and test one run, and record it; a run that was interrupted goes on where it was.
+
+    Its logs and checkpoints are in ``runs/compare/GRID/RUN-CONFIGURATION``. If that is the folder of a recorded run
+    whose line was removed, the run is to be repeated, and the folder is emptied.
+
+    Args:
+        grid: The grid.
+        run: The run.
+
+    Raises:
+        RuntimeError: If the run fails; its log is named.
+    """
+    if run in records.finished(grid):
+        return  # another process has finished it meanwhile
+    configuration = grid.configuration(run)
+    folder = Path("runs", "compare", grid.name, f"{run.name}-{configuration}")
+    recorded = folder / "recorded"
+    if recorded.is_file():
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    # Every start has a folder of its own, because CSVLogger empties one that exists.
+    start = len(list(folder.glob("start*")))
+    origin = {"commit": commit(), "versions": versions()}
+    began = time.monotonic()
+    with (folder / "log.txt").open("a") as log:
+        command = [sys.executable, "-m", "llmhd_pl", "fit", *arguments(grid, run, folder, start)]
+        environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
+        done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
+    if done.returncode != 0:
+        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {folder / 'log.txt'}.")
+    seconds = None if start else round(time.monotonic() - began, 1)  # how long earlier starts took is not known
+    record = vars(run) | measured(folder) | {"configuration": configuration, "data": grid.data(run)} | origin
+    record |= {"device": device(folder / f"start{start}" / "config.yaml"), "seconds": seconds}
+    records.append(grid.output / f"{grid.name}.jsonl", record)
+    recorded.touch()
+
+
+def arguments(grid: Grid, run: Run, folder: Path, start: int) -> list[str]:
+    """Return the arguments of ``llmhd fit``, and write the parts of the configuration that are not files.
+
+    Args:
+        grid: The grid.
+        run: The run.
+        folder: The folder of the run.
+        start: How often the run was started before.
+    """
+    configs = []
+    for number, layer in enumerate(grid.layers(run)):
+        if not isinstance(layer, Path):
+            text = yaml.safe_dump(dict(layer), sort_keys=False)
+            layer = folder / f"layer{number}.yaml"
+            layer.write_text(text, encoding="utf-8")
+        configs.append(f"--config={layer}")
+    # A resumed run keeps its checkpoints where they were; the last start without one began anew.
+    last = sorted(folder.glob("start*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    return [
+        *configs,
+        *grid.arguments,
+        f"--seed_everything={run.seed}",
+        f"--data.noise_ratio={run.noise_ratio}",
+        f"--trainer.logger.init_args.save_dir={folder}",
+        "--trainer.logger.init_args.name=",
+        f"--trainer.logger.init_args.version=start{start}",
+        "--trainer.enable_progress_bar=false",
+        *([f"--ckpt_path={last[-1]}"] if last else []),
+    ]
+
+
+def measured(folder: Path) -> dict[str, float]:
+    """Read the outcome of a run from its logs.
+
+    Args:
+        folder: The folder of the run.
+
+    Returns:
+        The test metrics, the epoch that validation chose, the best epoch if every epoch was tested, the number of
+        epochs, and the last audit.
+    """
+    starts = sorted(folder.glob("start*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("start")))
+    table: Any = pd.concat([pd.read_csv(path) for path in starts], ignore_index=True)
+    test = table[[name for name in table if name.startswith("test/")]].dropna(how="all").iloc[-1]
+    valid = table.dropna(subset=["val/ndcg@10"]).drop_duplicates("epoch", keep="last")
+    result = {name.removeprefix("test/"): float(value) for name, value in test.items()}
+    result["valid ndcg@10"] = float(valid["val/ndcg@10"].max())
+    result["chosen epoch"] = float(valid["epoch"][valid["val/ndcg@10"].idxmax()])
+    result["epochs"] = float(valid["epoch"].max()) + 1
+    if "every_epoch/ndcg@10" in valid:  # of the callback EveryEpochTest
+        result["best epoch"] = float(valid["epoch"][valid["every_epoch/ndcg@10"].idxmax()])
+        result["best ndcg@10"] = float(valid["every_epoch/ndcg@10"].max())
+    for name in table:
+        if name.startswith(("audit/", "llm/tokens", "llm/unanswered")):
+            values = table[name].dropna()
+            if len(values):
+                result[name.removeprefix("audit/")] = float(values.iloc[-1])
+    return result
+
+
+def commit() -> str | None:
+    """Return the commit of this package's code, with ``-dirty`` if files differ from it; None outside a repository."""
+
+    def git(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["git", "-C", str(_PACKAGE), *words], capture_output=True, text=True, check=False)
+
+    try:
+        # An installed package may lie in somebody else's repository.
+        if git("ls-files", "--error-unmatch", "__init__.py").returncode != 0:
+            return None
+        code = [str(_PACKAGE), *(str((_PACKAGE / name).resolve()) for name in ("callbacks", "datamodules", "configs"))]
+        dirty = git("diff", "--quiet", "HEAD", "--", *code).returncode != 0
+        return git("rev-parse", "HEAD").stdout.strip() + ("-dirty" if dirty else "")
+    except FileNotFoundError:  # no git
+        return None
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python, of this package, and of the installed packages that may change a figure."""
+    found = {"python": platform.python_version(), "llmhd-pl": llmhd_pl.__version__}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def device(config: Path) -> str:
+    """Return the name of the device that a run used.
+
+    Args:
+        config: The configuration that the run saved.
+    """
+    accelerator = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["accelerator"]
+    if accelerator != "cpu":
+        import torch
+
+        if torch.cuda.is_available():
+            return torch.cuda.get_device_name()
+        if accelerator == "mps" or torch.backends.mps.is_available():
+            return "mps"
+    names = Path("/proc/cpuinfo")
+    lines = names.read_text(encoding="utf-8").splitlines() if names.is_file() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
