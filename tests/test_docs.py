@@ -81,8 +81,8 @@ def test_the_configurations_in_commands_exist(page: Path) -> None:
     code = re.sub(r"\\\n\s*", "", page.read_text(encoding="utf-8"))  # commands over several lines
     for command, rest in re.findall(r"llmhd (fit|validate|test|predict|compare)( [^\n`]*)", code):
         for name in re.findall(r"--config[ =]([\w./-]+)", rest):
-            known = f"compare/{name}" if command == "compare" else name
-            assert known in bundled.names() or (REPOSITORY / name).is_file(), f"{name} is no bundled configuration"
+            folder = bundled.GRIDS if command == "compare" else bundled.CONFIGS
+            assert name in bundled.names(folder) or (REPOSITORY / name).is_file(), f"{name} is no bundled configuration"
 
 
 @pytest.mark.parametrize("page", ["index.md", "denoising.md"])
@@ -94,3 +94,9 @@ def test_the_first_snippet_runs(page: str) -> None:
     assert [name for name in callbacks if name in llmhd_pl.__all__] == [
         "SampleRecorder", "VariancePruning", "LLMSampleScorer",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("picture", ["yelp", "yelp-llmhd", "misclicks"])
+def test_the_pictures_are_those_of_the_grids(picture: str) -> None:
+    copied = (DOCS / "results" / f"{picture}.png").read_bytes()
+    assert copied == (REPOSITORY / "results" / f"{picture}.png").read_bytes()
