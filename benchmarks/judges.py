@@ -22,6 +22,7 @@ from torch import Tensor
 
 from llmhd_pl.datamodules import AtomicFiles, InteractionDataModule, Steam, Yelp
 from llmhd_pl.datamodules.interactions import pair_keys
+from llmhd_pl.items_by_user import ItemsByUser
 from llmhd_pl.llm.encoder import EncoderScorer
 from llmhd_pl.llm.lexical import LexicalScorer
 from llmhd_pl.llm.scorer import Preference, Scorer
@@ -53,14 +54,6 @@ def popularity_matched(held_out: Tensor, data: InteractionDataModule) -> Tensor:
     train = torch.stack([data.train_users, data.train_items], dim=1)
     known = pair_keys(torch.cat([train, inter.train, inter.valid, inter.test]), data.num_items)
     return pairs[~torch.isin(pair_keys(pairs, data.num_items), known)]
-
-
-def histories(pairs: Tensor) -> dict[int, list[int]]:
-    """Return the items of each user."""
-    items: dict[int, list[int]] = {}
-    for user, item in pairs.tolist():
-        items.setdefault(user, []).append(item)
-    return items
 
 
 def main() -> None:
@@ -98,7 +91,7 @@ def main() -> None:
                 start = time.perf_counter()
                 scorer.prepare(data.interactions.items, train)
                 prepared = time.perf_counter() - start
-                preferences: dict[int, Preference] = scorer.summarize(histories(train))
+                preferences: dict[int, Preference] = scorer.summarize(ItemsByUser(data.train_users, data.train_items))
                 start = time.perf_counter()
                 scores = scorer.score(preferences, train)
                 seconds = time.perf_counter() - start

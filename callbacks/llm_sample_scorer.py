@@ -182,11 +182,11 @@ class LLMSampleScorer(EpochEndCallback):
         else:
             found, what = (epoch.status == HARD).sum().cpu(), "were judged hard"
             if epoch.pointwise:
-                answers = sum((~scores[wanted].isnan()).sum() for wanted, scores in asked)  # type: ignore[assignment]
+                answers = torch.cat([~scores[wanted].isnan() for wanted, scores in asked]).sum()
             else:  # a pair of items is judged once, by two answers
                 answers = (~positive.isnan() & ~(sampled_wanted & negative.isnan())).sum()
-        counts = epoch.reduce(torch.stack([found, answers]).to(epoch.losses.device)).tolist()
-        self._warn(doubts.one_sidedness(*counts, what))
+        found_in_all, answered_in_all = epoch.reduce(torch.stack([found, answers]).to(epoch.losses.device)).tolist()
+        self._warn(doubts.one_sidedness(found_in_all, answered_in_all, what))
 
     def _warn(self, message: str | None) -> None:
         if message is not None:

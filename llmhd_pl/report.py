@@ -119,7 +119,7 @@ def plot(folder: Path) -> Path:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     variance, kind = audit["variance"], audit["kind"]
     known = np.isfinite(variance) & (variance > 0)
-    low, high = np.quantile(variance[known], [0.001, 0.999]).tolist()
+    low, high = np.quantile(variance[known], [0.001, 0.999]).tolist() if known.any() else (1.0, 10.0)  # one epoch
     bins = np.geomspace(low, high, 50)
     for number, (name, color) in enumerate(zip(kinds(kind), COLORS, strict=True)):
         chosen = variance[known & (kind == number)]
@@ -131,7 +131,10 @@ def plot(folder: Path) -> Path:
         xscale="log", xlabel="variance of the prediction over the last epochs", ylabel="share of the samples",
         title="Do hard samples vary more than noise?",
     )  # fmt: skip
-    left.legend()
+    if known.any():
+        left.legend()
+    else:
+        left.text(0.5, 0.5, "not known after one epoch", ha="center", transform=left.transAxes)
 
     right.stackplot(
         log["epoch"], log["denoise/dropped"], log["denoise/hard"], labels=["dropped", "kept as hard"],

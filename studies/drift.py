@@ -31,11 +31,11 @@ from variance import OUTPUT
 
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.datamodules.synthetic import TOPICS
-from llmhd_pl.denoising.rules import FITTING
 from llmhd_pl.llm.judge import EmbeddedJudge
 from llmhd_pl.llm.lexical import LexicalScorer
 from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.metrics import auc
+from llmhd_pl.scale import FITTING
 
 UPDATES, TOLD = 10, 2
 NAMES = list(TOPICS)

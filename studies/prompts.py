@@ -29,11 +29,11 @@ from torch import Tensor
 from variance import OUTPUT
 
 from llmhd_pl.datamodules import SyntheticCatalog
-from llmhd_pl.denoising.rules import FITTING
 from llmhd_pl.llm import prompts
 from llmhd_pl.llm.judge import FOLDER
 from llmhd_pl.llm.quantized import QuantizedLLM
 from llmhd_pl.metrics import auc
+from llmhd_pl.scale import FITTING
 
 BOOKS = (Path(prompts.__file__).parent / "templates" / "books.toml").read_text(encoding="utf-8")
 

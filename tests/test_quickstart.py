@@ -49,7 +49,7 @@ def test_the_quickstart_drops_noise_and_says_why(tmp_path: Path, monkeypatch: py
 
 
 def test_the_command_works_in_an_empty_folder_and_again(tmp_path: Path) -> None:
-    small = ["--data.num_readers=80", "--data.num_books=100", "--trainer.accelerator=cpu", "--model.ks=[10]"]
+    small = ["--data.num_readers=80", "--data.num_books=160", "--trainer.accelerator=cpu", "--model.ks=[10]"]
     environment = {"OMP_NUM_THREADS": "1", "COLUMNS": "160", "PYTHONPATH": str(QUICKSTART.parent.parent)}
     for epochs in (2, 1):
         done = subprocess.run(

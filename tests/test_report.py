@@ -72,6 +72,12 @@ def test_a_run_that_was_not_tested_is_named_and_the_rest_is_shown(
     assert "Knots" in printed and "No picture: it needs NoiseAudit" in printed
 
 
+def test_a_run_of_one_epoch_has_a_picture_without_variances(runs: tuple[Path, Path]) -> None:
+    audit = dict(np.load(runs[1] / "audit.npz"))
+    np.savez(runs[1] / "audit.npz", **audit | {"variance": np.full(90, np.nan)})
+    assert report.plot(runs[1]).read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_is_only_known_not_to_be_noise_is_not_called_easy() -> None:
     assert report.kinds(np.array([0, 2, 1])) == ("easy", "hard", "noise")
     assert report.kinds(np.array([0, 2, 0])) == ("not noise", "hard", "noise")

@@ -106,7 +106,11 @@ class Taste:
 
     @classmethod
     def of_history(cls, topics: Sequence[str]) -> "Taste":
-        """Return the three most frequent topics, if they occur more than once. A quarter of the books makes a love."""
+        """Return the taste that a history shows, of its three most frequent topics.
+
+        The most frequent one is loved, and so are those of a quarter of the books. The rest is liked if it occurs more
+        than once.
+        """
         counts = Counter(topics).most_common(3)  # of topics with equal counts, the first in the list
         loved = [name for name, count in counts if name == counts[0][0] or count >= 0.25 * len(topics)]
         liked = [name for name, count in counts[len(loved) :] if count > 1]

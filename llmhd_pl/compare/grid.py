@@ -147,7 +147,7 @@ class Grid:
         """Return the name of the folder that a run reads its data from; None for data that is made on the spot."""
         folders = [self._merged(run).get("data", {}).get("init_args", {}).get("data_dir")]
         folders += [argument.partition("=")[2] for argument in self.arguments if argument.startswith(_DATA_DIR)]
-        return None if folders[-1] is None else Path(folders[-1]).name
+        return None if folders[-1] is None else Path(folders[-1]).resolve().name
 
     def _merged(self, run: Run) -> dict[str, Any]:
         merged: dict[str, Any] = {}

@@ -1,4 +1,9 @@
-"""The records of finished runs: JSON lines, a line per run and a file per grid."""
+"""The records of finished runs: JSON lines, a line per run and a file per grid.
+
+A record has the run (``method``, ``backbone``, ``noise_ratio``, ``seed``), its metrics, ``configuration`` (a hash; see
+``Grid.configuration``), ``data`` (the name of the data folder), ``commit`` (of this package's code), ``versions``,
+``device`` and ``seconds`` (of training and testing; null for a run that was interrupted). What is not known is null.
+"""
 
 import json
 import os
@@ -87,7 +92,8 @@ def finished(grid: Grid) -> dict[Run, Record]:
             if is_run and (record["configuration"], record["data"]) != wanted:
                 raise ValueError(
                     f"{own_file} has {run.name} with another configuration: the grid, a file that it names, or the "
-                    "data folder has changed since. Remove the line to repeat the run, or give the grid another output."
+                    "name of the data folder has changed since. Remove the line to repeat the run, or give the grid "
+                    "another output."
                 )
         if wanted in by_configuration:
             found[run] = by_configuration[wanted]
