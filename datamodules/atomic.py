@@ -286,5 +286,6 @@ class AtomicFiles(InteractionDataModule):
                 "text are not judged; the loss alone decides on them.",
                 stacklevel=2,
             )
-        rows = table.reindex(items, fill_value="").to_dict("records")
+        # pandas 2 drops the rows of a table without columns
+        rows = table.reindex(items, fill_value="").to_dict("records") or [{}] * len(items)
         return [{str(name): text for name, text in row.items() if text} for row in rows]
