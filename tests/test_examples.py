@@ -62,10 +62,11 @@ def test_the_readmes_module_is_denoised_as_it_stands_there(my_shop: Path) -> Non
 
 def test_a_folder_of_ones_own_is_denoised_by_the_configs(my_shop: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    _, config = re.findall(r"--config (configs/atomic[^ ]*) --data.data_dir data/my-shop", readme)  # without and with
+    commands = re.findall(r"llmhd (fit --config atomic --data.data_dir data/my-shop[^#\n]*)", readme)
+    _, denoised = (command.split() for command in commands)  # without and with
+    assert denoised[-4:] == ["--denoising", "LLMHD", "--denoising.scorer", "LexicalScorer"]
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), "fit", f"--config={REPOSITORY / config}",
-         "--data.data_dir=data/my-shop", "--trainer.max_epochs=3", "--trainer.accelerator=cpu"],
+        [sys.executable, str(REPOSITORY / "train.py"), *denoised, "--trainer.max_epochs=3", "--trainer.accelerator=cpu"],
         cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
