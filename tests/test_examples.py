@@ -66,7 +66,8 @@ def test_a_folder_of_ones_own_is_denoised_by_the_configs(my_shop: Path) -> None:
     _, denoised = (command.split() for command in commands)  # without and with
     assert denoised[-4:] == ["--denoising", "LLMHD", "--denoising.scorer", "LexicalScorer"]
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *denoised, "--trainer.max_epochs=3", "--trainer.accelerator=cpu"],
+        [sys.executable, str(REPOSITORY / "train.py"), *denoised, "--trainer.max_epochs=3",
+         "--trainer.accelerator=cpu"],
         cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
