@@ -1,7 +1,6 @@
 """NoiseAudit: how good the decisions are, where the data knows the truth. Only the log is told."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from pytorch_lightning import LightningModule, Trainer
@@ -12,6 +11,7 @@ from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import CLEAN, HARD, observed
 from llmhd_pl.files import whole_file
 from llmhd_pl.processes import own_file
+from llmhd_pl.training_data import known_noise
 
 HARD_KIND, NOISE_KIND = 1, 2
 
@@ -38,11 +38,9 @@ class NoiseAudit(EpochEndCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "noise_mask"):
-            raise RuntimeError("NoiseAudit needs the truth: a data module with noise_mask, as those of llmhd_pl have.")
-        kinds = getattr(data, "train_kinds", None)
-        self.kinds: Tensor = data.noise_mask.to(int8) * NOISE_KIND if kinds is None else kinds
+        noise = known_noise(trainer, self)
+        kinds = getattr(trainer.datamodule, "train_kinds", None)  # type: ignore[attr-defined]
+        self.kinds: Tensor = noise.to(int8) * NOISE_KIND if kinds is None else kinds
         self._knows = bool((self.kinds == NOISE_KIND).any())
 
     def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
 from llmhd_pl.denoising.store import observed
 from llmhd_pl.sample_weights import Batch
+from llmhd_pl.training_data import known_noise, training_interactions
 
 
 class Oracle(BatchDenoiser):
@@ -27,15 +28,14 @@ class Oracle(BatchDenoiser):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the mask and attach to the loss."""
-        data: Any = getattr(trainer, "datamodule", None)
-        if not hasattr(data, "noise_mask"):
-            raise RuntimeError("Oracle needs the truth: a data module with noise_mask, as those of llmhd_pl have.")
+        self._clean = ~known_noise(trainer, self)
         if self.graph and not hasattr(pl_module, "set_graph"):
             raise TypeError(
                 f"{type(pl_module).__name__} has no set_graph(users, items): graph=True is for graph models."
             )
-        self._clean = ~data.noise_mask
-        self._edges = data.train_users[self._clean], data.train_items[self._clean]
+        remedy = "Use a data module of llmhd_pl."
+        users, items = training_interactions(trainer, self, remedy)
+        self._edges = users[self._clean], items[self._clean]
         super().setup(trainer, pl_module, stage)
 
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor:

@@ -39,3 +39,24 @@ def training_interactions(trainer: Any, owner: object, remedy: str) -> tuple[Ten
             f"and train_items. {remedy}"
         )
     return data.train_users, data.train_items
+
+
+def known_noise(trainer: Any, owner: object) -> Tensor:
+    """Return which training interactions are noise, for data that knows it.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+        owner: The object that needs them; the error names its class.
+
+    Returns:
+        True for noise, bool [n].
+
+    Raises:
+        RuntimeError: If the trainer has no data module with ``noise_mask``.
+    """
+    mask: Tensor | None = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
+    if mask is None:
+        raise RuntimeError(
+            f"{type(owner).__name__} needs the truth: a data module with noise_mask, as those of llmhd_pl have."
+        )
+    return mask
