@@ -1,7 +1,7 @@
 """A demonstration of one to three minutes: ``llmhd quickstart``.
 
 Trains LightGCN on a synthetic book shop, without and with LLMHD, and shows what LLMHD gained. The runs are in
-``runs/quickstart-bpr`` and ``runs/quickstart-llmhd``; starting it again overwrites them. Arguments, such as
+``runs/quickstart-without`` and ``runs/quickstart-llmhd``; starting it again overwrites them. Arguments, such as
 ``--trainer.accelerator cpu``, are passed on to both trainings (``llmhd fit --help``).
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from llmhd_pl import report
 
-RUNS = {"quickstart-bpr": ["--denoising=null"], "quickstart-llmhd": []}
+RUNS = {"quickstart-without": ["--denoising=null"], "quickstart-llmhd": []}
 """The names of the runs, first the one without denoising, and the arguments that are theirs alone."""
 
 

@@ -1,8 +1,8 @@
 """What denoising did: ``llmhd report RUN_WITHOUT RUN_WITH``, with the folders of two ``llmhd fit`` runs.
 
 Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
-before and after a revision. Saves a picture, ``report.png``, in the second folder: how much the predictions of easy,
-hard and noisy samples vary (``NoiseAudit`` knows which is which), and what was dropped and kept in each epoch.
+before and after a revision. Saves a picture, ``report.png``, in the second folder: the test metrics of both runs, and
+how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which).
 """
 
 import argparse
@@ -16,8 +16,11 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
+from llmhd_pl.denoising.store import CANDIDATE, NOISE
+
 KINDS = ("easy", "hard", "noise")
 COLORS = ("tab:blue", "tab:orange", "tab:red")
+NOISE_KIND = 2
 
 
 def read_test(folder: Path) -> dict[str, float]:
@@ -100,57 +103,63 @@ def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
     console.print(table)
 
 
-def plot(folder: Path) -> Path:
-    """Draw ``report.png``.
+def plot(without: Path, with_: Path) -> Path:
+    """Draw ``report.png``: what was gained, and what was dropped.
 
     Args:
-        folder: The folder of a run with ``NoiseAudit``.
+        without: The folder of a run without denoising.
+        with_: The folder of a run with ``NoiseAudit``.
 
     Returns:
-        The path of the picture.
+        The path of the picture, in the second folder.
     """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    audit, log = np.load(folder / "audit.npz"), pd.read_csv(folder / "metrics.csv")
-    log = log.dropna(subset=["denoise/dropped"])
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    variance, kind = audit["variance"], audit["kind"]
-    known = np.isfinite(variance) & (variance > 0)
-    low, high = np.quantile(variance[known], [0.001, 0.999]).tolist() if known.any() else (1.0, 10.0)  # one epoch
-    bins = np.geomspace(low, high, 50)
-    for number, (name, color) in enumerate(zip(kinds(kind), COLORS, strict=True)):
-        chosen = variance[known & (kind == number)]
-        if len(chosen):
-            weights = np.full(len(chosen), 1 / len(chosen))
-            label = f"{name} ({len(chosen):,})"
-            left.hist(chosen, bins, weights=weights, histtype="step", linewidth=2, color=color, label=label)
-    left.set(
-        xscale="log", xlabel="variance of the prediction over the last epochs", ylabel="share of the samples",
-        title="Do hard samples vary more than noise?",
-    )  # fmt: skip
-    if known.any():
-        left.legend()
-    else:
-        left.text(0.5, 0.5, "not known after one epoch", ha="center", transform=left.transAxes)
-
-    right.stackplot(
-        log["epoch"], log["denoise/dropped"], log["denoise/hard"], labels=["dropped", "kept as hard"],
-        colors=["tab:red", "tab:orange"], alpha=0.6,
-    )  # fmt: skip
-    right.set(xlabel="epoch", ylabel="samples", title="What was dropped and kept")
-    shares = right.twinx()
-    for name, style in (("precision", "-"), ("recall", "--")):
-        shares.plot(log["epoch"], log[f"audit/dropped_is_noise_{name}"], f"k{style}", label=f"dropped is noise: {name}")
-    shares.set(ylim=(0, 1.02), ylabel="share")
-    handles = [*right.get_legend_handles_labels()[0], *shares.get_legend_handles_labels()[0]]
-    right.legend(handles, [handle.get_label() for handle in handles], loc="lower right")
-    path = folder / "report.png"
+    plot_gain(left, without, with_)
+    plot_dropped(right, with_)
+    path = with_ / "report.png"
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
     return path
+
+
+def plot_gain(axes: Any, without: Path, with_: Path) -> None:
+    """Draw the test metrics of both runs as bars, with the gain above each pair."""
+    before, after = read_test(without), read_test(with_)
+    names = sorted(before.keys() & after.keys(), key=lambda name: (name.partition("@")[0], len(name), name))
+    places = np.arange(len(names))
+    for offset, metrics, folder, color in ((-0.2, before, without, "silver"), (0.2, after, with_, "tab:blue")):
+        axes.bar(places + offset, [metrics[name] for name in names], 0.4, label=folder.name, color=color)
+    for place, name in zip(places, names, strict=True):
+        if before[name]:
+            top = max(before[name], after[name])
+            axes.text(place, top, f"{after[name] / before[name] - 1:+.0%}", ha="center", va="bottom")
+    axes.set_xticks(places, [name.removeprefix("test/") for name in names])
+    axes.margins(y=0.12)
+    axes.set(title="What was gained (test)")
+    axes.legend(loc="upper left")
+
+
+def plot_dropped(axes: Any, folder: Path) -> None:
+    """Draw, for each kind of sample that the data knows, how many are dropped after the last epoch."""
+    audit = np.load(folder / "audit.npz")
+    dropped = np.isin(audit["status"], (NOISE, CANDIDATE))
+    kind_of = audit["kind"]
+    present = [number for number in range(len(KINDS)) if (kind_of == number).any()]
+    for place, kind in enumerate(present):
+        color, chosen = COLORS[kind], kind_of == kind
+        number, out = int(chosen.sum()), int((chosen & dropped).sum())
+        axes.barh(place, number, color=color, alpha=0.25)
+        axes.barh(place, out, color=color)
+        axes.text(number, place, f" {out:,} of {number:,} dropped ({out / number:.0%})", va="center")
+    axes.set_yticks(range(len(present)), [kinds(kind_of)[kind] for kind in present])
+    axes.set_xlim(0, 1.6 * max(int((kind_of == kind).sum()) for kind in present))  # room for the texts
+    share = f"{(kind_of[dropped] == NOISE_KIND).mean():.0%} of it is noise" if dropped.any() else "nothing"
+    axes.set(xlabel="training interactions", title=f"What was dropped: {share}")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -170,7 +179,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print_preferences(console, options.with_)
     print_metrics(console, options.without, options.with_)
     if (options.with_ / "audit.npz").is_file():
-        console.print(f"Picture: {plot(options.with_)}")
+        console.print(f"Picture: {plot(options.without, options.with_)}")
     else:
         console.print("No picture: it needs NoiseAudit in the run, and data that knows its noise.")
 

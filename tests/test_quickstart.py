@@ -58,15 +58,15 @@ def test_the_command_works_in_an_empty_folder_and_again(tmp_path: Path) -> None:
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         logs = [
-            pd.read_csv(tmp_path / "runs" / name / "metrics.csv") for name in ("quickstart-bpr", "quickstart-llmhd")
+            pd.read_csv(tmp_path / "runs" / name / "metrics.csv") for name in ("quickstart-without", "quickstart-llmhd")
         ]
         assert [log["epoch"].max() for log in logs] == [epochs, epochs]  # the test is logged after the last epoch
         assert ["denoise/dropped" in log for log in logs] == [False, True]
         for log in logs:
             assert f"{log['test/ndcg@10'].dropna().item():.4f}" in done.stdout
     assert sorted(path.name for path in (tmp_path / "runs").iterdir() if path.is_dir()) == [
-        "quickstart-bpr",
         "quickstart-llmhd",
+        "quickstart-without",
     ]
     assert (tmp_path / "runs" / "quickstart-llmhd" / "report.png").is_file()
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from llmhd_pl import report
+from llmhd_pl.denoising.store import CANDIDATE, HARD, NOISE
 
 
 @pytest.fixture
@@ -72,10 +73,30 @@ def test_a_run_that_was_not_tested_is_named_and_the_rest_is_shown(
     assert "Knots" in printed and "No picture: it needs NoiseAudit" in printed
 
 
-def test_a_run_of_one_epoch_has_a_picture_without_variances(runs: tuple[Path, Path]) -> None:
+def test_the_picture_shows_what_was_gained_and_what_was_dropped(runs: tuple[Path, Path]) -> None:
+    from matplotlib import pyplot
+
     audit = dict(np.load(runs[1] / "audit.npz"))
-    np.savez(runs[1] / "audit.npz", **audit | {"variance": np.full(90, np.nan)})
-    assert report.plot(runs[1]).read_bytes().startswith(b"\x89PNG")
+    status = np.zeros(90)
+    status[2:60:3], status[1:10:3], status[80] = NOISE, CANDIDATE, HARD  # 20 of 30 noisy, 3 of 30 hard ones dropped
+    np.savez(runs[1] / "audit.npz", **audit | {"status": status})
+    figure, (left, right) = pyplot.subplots(1, 2)
+    report.plot_gain(left, *runs)
+    assert [bar.get_height() for bar in left.patches] == [0.2, 0.25]
+    assert [text.get_text() for text in left.texts] == ["+25%"]
+    report.plot_dropped(right, runs[1])
+    assert [text.get_text().strip() for text in right.texts] == [
+        *("0 of 30 dropped (0%)", "3 of 30 dropped (10%)", "20 of 30 dropped (67%)")
+    ]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["easy", "hard", "noise"]
+    assert right.get_title() == "What was dropped: 87% of it is noise"
+    pyplot.close(figure)
+
+
+def test_a_run_without_decisions_or_tests_has_a_picture_too(runs: tuple[Path, Path]) -> None:
+    pd.DataFrame([{"epoch": 0, "val/ndcg@10": 0.2}]).to_csv(runs[0] / "metrics.csv", index=False)
+    np.savez(runs[1] / "audit.npz", kind=np.arange(90) % 2 * 2, status=np.zeros(90))
+    assert report.plot(*runs).read_bytes().startswith(b"\x89PNG")
 
 
 def test_what_is_only_known_not_to_be_noise_is_not_called_easy() -> None:
