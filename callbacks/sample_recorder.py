@@ -15,6 +15,7 @@ from llmhd_pl.callbacks.step_checks import (
     check_losses,
     check_weights_used,
     checked_outputs,
+    whole_numbers,
 )
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import SampleStore
@@ -48,7 +49,8 @@ class SampleRecorder(Callback):
 
     Raises:
         ValueError: If the window is shorter than 2 epochs, or if users are given without items.
-        TypeError: If the module does not inherit from ``SampleWeights`` and no ``weight_key`` is given.
+        TypeError: If users or items are not whole numbers, or if the module does not inherit from ``SampleWeights`` and
+            no ``weight_key`` is given.
         RuntimeError: If the interactions are not known, or if a batch or a step lacks something; the message names it.
     """
 
@@ -70,7 +72,7 @@ class SampleRecorder(Callback):
         self.window, self.weight_key = window, weight_key
         self._given: tuple[Tensor, Tensor] | None = None
         if users is not None and items is not None:
-            self._given = (torch.as_tensor(users).long(), torch.as_tensor(items).long())
+            self._given = (whole_numbers("users", users), whole_numbers("items", items))
         self._trainer: Trainer | None = None
         self._registered: list[EpochEndCallback] = []
         self._epoch: Epoch | None = None

@@ -2,12 +2,32 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from pytorch_lightning import LightningModule
 from torch import Tensor
 
 OUTPUTS = ("losses", "positive_score", "negative_score")
 """What ``training_step`` returns besides ``loss``, detached."""
+
+
+def whole_numbers(name: str, values: Any) -> Tensor:
+    """Return the users or the items of the training samples as int64 [n].
+
+    Args:
+        name: "users" or "items"; the error names it.
+        values: A tensor, an array, a column of a data frame, or a list.
+
+    Raises:
+        TypeError: If they are not whole numbers from 0.
+    """
+    array = np.asarray(values)
+    if array.dtype.kind not in "iu" or (array < 0).any():
+        raise TypeError(
+            f"{name} must be whole numbers from 0, one for each training sample; {name}[0] is {array.flat[0]!r}. "
+            f"pandas.factorize({name})[0] numbers identifiers of any kind."
+        )
+    return torch.from_numpy(array.astype(np.int64))
 
 
 class WatchedWeights(Tensor):

@@ -39,6 +39,13 @@ class Denoising(ABC):
     def __iter__(self) -> Iterator[Callback]:
         return iter(self.callbacks())
 
+    def __getattr__(self, name: str) -> Any:
+        # A trainer that was given the method itself looks for a callback's hooks.
+        raise AttributeError(
+            f"{type(self).__name__} has no attribute {name!r}. It is not a callback but makes several of them: give "
+            "the trainer callbacks=[*method], with the star."
+        )
+
     @abstractmethod
     def callbacks(self) -> list[Callback]:
         """Return new callbacks of the method, in the order in which the trainer needs them."""

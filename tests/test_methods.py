@@ -131,6 +131,19 @@ def test_the_callbacks_alone_keep_their_published_rates(tmp_path: Path, callback
     assert abs(dropped - share * len(data.train_users)) <= steps
 
 
+def test_a_method_without_its_star_is_told(tmp_path: Path) -> None:
+    with pytest.raises(AttributeError, match=r"TCE .* makes several of them: .* callbacks=\[\*method\]"):
+        trainer(tmp_path, TCE(), max_epochs=1).fit(MF(40, 50), small())
+
+
+@pytest.mark.parametrize("ids", [["u1", "u2"], [0.0, 1.0], [0, -1], [True, False], [2**40, "x"]])
+def test_identifiers_that_are_no_numbers_are_refused(ids: Any) -> None:
+    with pytest.raises(TypeError, match=r"users must be whole numbers from 0, .*pandas\.factorize\(users\)"):
+        SampleRecorder(users=ids, items=[0, 1])
+    with pytest.raises(TypeError, match=r"items must be whole numbers from 0"):
+        LossDropping(users=[0, 1], items=ids).callbacks()
+
+
 def test_an_unknown_rate_is_refused() -> None:
     for callback in (TruncatedLoss, DoubleCorrection, VariancePruning):
         with pytest.raises(ValueError, match="rate_of is 'items'; it must be 'samples' or 'interactions'"):
