@@ -102,7 +102,8 @@ class LLMHD(LossDropping):
         scorer: The judge: ``QuantizedLLM``, ``EndpointScorer``, ``EncoderScorer``, ``LexicalScorer`` or one of yours.
         rule: "joint" (loss and score decide together), "paper" (as printed) or "consistent" (a suspicious sample is
             kept if its item fits the user).
-        drop_rate: The largest share of the *observed interactions* that is dropped, with either objective.
+        drop_rate: The share of the *observed interactions* to drop, with either objective. Set it to the share of
+            mistakes that you expect: the rule "joint" drops that much once the ramp is done, the others at most.
         ramp_epochs: The number of epochs until the drop rate reaches it.
         ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``; the paper's alpha.
         candidate_fraction: The share of the suspicious samples that become candidates; the paper's eps_v.
