@@ -10,32 +10,32 @@ from llmhd_pl.llm.lexical import vectorizer
 from llmhd_pl.llm.prompts import item_profile
 
 SIMILAR = 0.5
-"""TF-IDF cosine from which two texts are alike: half of what they say."""
-_LAGS = 5  # of a user's items, those that stand so near each other in the list are compared
-_MOST = 20_000  # pairs looked at in one call: more would say nothing new
+"""The TF-IDF cosine from which on two texts count as similar: they share half of what they say."""
+_LAGS = 5  # only items of a user that are at most so far apart in the list are compared
+_MOST = 20_000  # pairs compared in one call: more would not change the picture
 
 
 class SimilarItems:
     """Finds items with similar texts among those that a scorer has judged for the same user.
 
     Args:
-        items: the text fields of every item.
+        items: The text fields of every item.
     """
 
     def __init__(self, items: Sequence[Mapping[str, str]]) -> None:
         self._rows = vectorizer(100_000).fit_transform([item_profile(fields) for fields in items])
 
     def agreement(self, users: Tensor, items: Tensor, scores: Tensor, threshold: float) -> tuple[int, int]:
-        """Count pairs of similar items of one user, and those of them whose scores lie on the same side.
+        """Count pairs of similar items of the same user, and those among them whose scores lie on the same side.
 
         Args:
-            users: int64 [n].
-            items: int64 [n].
-            scores: [n]; NaN is no answer.
-            threshold: where the sides meet.
+            users: The users, int64 [n].
+            items: The items, int64 [n].
+            scores: The scores of the pairs, [n]; NaN is no answer.
+            threshold: The score that separates the two sides.
 
         Returns:
-            Pairs on the same side, and all pairs.
+            The number of pairs on the same side, and the number of all pairs.
         """
         answered = (~scores.isnan()).nonzero().flatten()
         order = answered[users[answered].argsort(stable=True)]
@@ -51,6 +51,6 @@ class SimilarItems:
 
 
 def _pairs(users: Tensor, lag: int) -> Tensor:
-    """Places in a list sorted by user that are ``lag`` apart and of one user: int64 [2, m]."""
+    """Return the places in a list sorted by user that are ``lag`` apart and belong to one user, int64 [2, m]."""
     first = (users[lag:] == users[:-lag]).nonzero().flatten()
     return torch.stack([first, first + lag])

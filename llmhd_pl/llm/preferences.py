@@ -1,10 +1,11 @@
-"""Preferences: what is known of every user's taste, and how it came to be."""
+"""Preferences: what is known about the taste of every user, and how it came to be known."""
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmhd_pl.files import whole_file
 from llmhd_pl.llm.scorer import Preference
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -32,14 +33,14 @@ class Preferences:
         disliked: Mapping[int, Sequence[str]] | None = None,
         liked: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
-        """Take over new preferences and write down why.
+        """Take over new preferences and record why they changed.
 
         Args:
-            epoch: when.
+            epoch: The epoch of the change.
             cause: "summary" or "revision".
-            new: by user.
-            disliked: titles of the items that a revision was told are not liked.
-            liked: titles of those that are.
+            new: The new preferences by user.
+            disliked: The titles of the items that a revision was told the user does not like.
+            liked: The titles of the items that a revision was told the user likes.
         """
         for user, preference in sorted(new.items()):
             before = self.current.get(user)
@@ -52,18 +53,18 @@ class Preferences:
             change |= {
                 name: text for name, text in (("before", before), ("after", preference)) if isinstance(text, str)
             }
-            # A list of items that is "summarised" by copying it says nothing that the data does not.
+            # A list of items that is copied as a "summary" says nothing that the data does not say.
             if cause != "summary" or isinstance(preference, str):
                 self.changes.append(change)
             self.current[user] = preference
             self._changed.add(user)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything of this process, as plain Python."""
+        """Return everything that this process knows, as plain Python."""
         return {"current": dict(self.current), "changes": list(self.changes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what ``state_dict`` or ``merged`` gave."""
+        """Take over what ``state_dict`` or ``merged`` returned."""
         self.current, self.changes = dict(state["current"]), list(state["changes"])
         self._changed, self._loaded, self._written = set(), len(self.changes), None
 
@@ -76,7 +77,7 @@ class Preferences:
         }
 
     def merged(self, parts: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The state of all processes; each user belongs to one of them.
+        """Return the state of all processes; each user belongs to one of them.
 
         Args:
             parts: ``own`` of every process.
@@ -91,17 +92,14 @@ class Preferences:
         return {"current": current, "changes": changes + new}
 
     def write(self, path: Path) -> None:
-        """Write all changes of this process as JSONL, one per line; the file is whole or not there.
+        """Write all changes of this process as JSON lines. The file is whole or does not exist.
 
-        A file that is as the last call left it only gets what is new.
+        If the file is as the last call left it, only the new changes are appended.
         """
         if self._written is not None and path.exists() and self._written[::2] == (path, path.stat().st_size):
             with path.open("a", encoding="utf-8") as file:
                 file.writelines(_encode(change) + "\n" for change in self.changes[self._written[1] :])
         else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".part")
-            with temporary.open("w", encoding="utf-8") as file:
+            with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
                 file.writelines(_encode(change) + "\n" for change in self.changes)
-            temporary.replace(path)
         self._written = path, len(self.changes), path.stat().st_size
