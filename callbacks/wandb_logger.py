@@ -6,12 +6,12 @@ from pytorch_lightning.loggers import WandbLogger as LightningWandbLogger
 
 
 class WandbLogger(LightningWandbLogger):
-    """Lightning's ``WandbLogger``, which works offline where no API key is configured.
+    """Lightning's ``WandbLogger``, which logs offline if no API key is configured.
 
     Args:
-        project: name of the project.
-        offline: log into ``./wandb`` in any case; ``wandb sync`` uploads later.
-        **arguments: all others of Lightning's class.
+        project: The name of the project.
+        offline: Whether to log into ``./wandb`` in any case; ``wandb sync`` uploads later.
+        **arguments: All other arguments of Lightning's class.
     """
 
     def __init__(self, project: str = "llmhd-pl", offline: bool = False, **arguments: Any) -> None:

@@ -85,7 +85,7 @@ class Epoch:
         """Set how many samples may be dropped. Every process must call it.
 
         Args:
-            rate: eps_l(T), 0 to 1.
+            rate: The drop rate eps_l(T), 0 to 1.
             progress: How much of the ramp is done, 0 to 1.
             of_interactions: Whether the rate is a share of the observed interactions alone. Otherwise, with the
                 pointwise objective, it counts the sampled items as well.

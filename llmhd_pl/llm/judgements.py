@@ -70,8 +70,8 @@ class Judgements:
 
         Args:
             epoch: The epoch, for the record of the preferences.
-            users: int64 [m].
-            items: int64 [m].
+            users: The user of each pair, int64 [m].
+            items: The item of each pair, int64 [m].
 
         Returns:
             float32 [m], 1 to 10; NaN is no answer.
@@ -86,7 +86,7 @@ class Judgements:
 
         Args:
             epoch: The epoch, for the record of the preferences.
-            samples: int64 [m].
+            samples: The samples, int64 [m].
 
         Returns:
             The scores, float32 [n] with NaN for all other samples, and how far the new ones agree with the others.
@@ -166,7 +166,7 @@ class Judgements:
         Args:
             path: The file; it is whole or not there.
             epoch: The epoch that the decisions belong to.
-            samples: int64 [m].
+            samples: The samples, int64 [m].
             scores: The scores of their observed items, float32 [m]; NaN becomes null.
             kept: Whether each was found hard, bool [m].
             user_names: What the source calls the users, if the data was numbered anew.
