@@ -16,7 +16,7 @@ from llmhd_pl.denoising.rules import RULES, Rule, decide
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, observed
 from llmhd_pl.llm import doubts
 from llmhd_pl.llm.judgements import Agreement, Judgements
-from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.llm.scorer import Scorer, check_scorer
 from llmhd_pl.processes import gathered, own_file
 from llmhd_pl.scale import FITTING
 
@@ -64,10 +64,7 @@ class LLMSampleScorer(EpochEndCallback):
             raise ValueError(f"scored is {scored!r}; it must be 'candidates' or 'all'.")
         if scored == "all" and rule != "joint":
             raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
-        if isinstance(scorer, type) or not hasattr(scorer, "prepare"):
-            raise TypeError(f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer().")
-        if not hasattr(scorer, "usage"):
-            raise TypeError(f"{type(scorer).__name__} lacks usage, budget or refused: let it inherit llmhd_pl.Scorer.")
+        check_scorer(scorer)
         if texts is not None and (isinstance(texts, Mapping) or not all(isinstance(text, Mapping) for text in texts)):
             raise TypeError(
                 "texts must be a list with a dict of text fields for each item, in the order of the items' numbers: "

@@ -21,10 +21,12 @@ def whole_numbers(name: str, values: Any) -> Tensor:
     Raises:
         TypeError: If they are not whole numbers from 0.
     """
-    array = np.asarray(values)
-    if array.dtype.kind not in "iu" or (array < 0).any():
+    array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    wrong = array < 0 if array.dtype.kind in "iu" else np.ones(len(array), dtype=bool)
+    if wrong.any():
+        row = int(wrong.argmax())
         raise TypeError(
-            f"{name} must be whole numbers from 0, one for each training sample; {name}[0] is {array.flat[0]!r}. "
+            f"{name} must be whole numbers from 0, one for each training sample; {name}[{row}] is {array[row]!r}. "
             f"pandas.factorize({name})[0] numbers identifiers of any kind."
         )
     return torch.from_numpy(array.astype(np.int64))

@@ -28,7 +28,7 @@ from llmhd_pl.callbacks.llm_sample_scorer import Scored
 from llmhd_pl.callbacks.preference_updater import Among
 from llmhd_pl.callbacks.variance_pruning import Candidates
 from llmhd_pl.denoising.rules import Rule
-from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.llm.scorer import Scorer, check_scorer
 
 Ids = Sequence[int] | np.ndarray | Tensor
 
@@ -147,6 +147,7 @@ class LLMHD(LossDropping):
         super().__init__(
             drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items
         )
+        check_scorer(scorer)
         if scored is None:
             scored = "all" if rule == "joint" and scorer.usage is None else "candidates"
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight

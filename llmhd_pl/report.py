@@ -20,7 +20,7 @@ from llmhd_pl.denoising.store import CANDIDATE, NOISE
 
 KINDS = ("easy", "hard", "noise")
 COLORS = ("tab:blue", "tab:orange", "tab:red")
-NOISE_KIND = 2
+NOISE_KIND = KINDS.index("noise")
 
 
 def read_test(folder: Path) -> dict[str, float]:

@@ -90,6 +90,21 @@ def test_a_judge_that_costs_nothing_is_asked_about_all_a_paid_one_about_candidat
     assert LLMHD(free, scored="candidates").scored == "candidates" and LLMHD(paid, scored="all").scored == "all"
 
 
+class Foreign:
+    """A judge that does not inherit from ``Scorer``."""
+
+    def prepare(self, items: Any, pairs: Tensor) -> None: ...
+
+
+@pytest.mark.parametrize("make", [LLMHD, LLMSampleScorer])
+def test_a_judge_that_does_not_inherit_is_told_so_at_once(make: Any) -> None:
+    with pytest.raises(TypeError, match=r"Foreign lacks usage, budget, refused: let it inherit from llmhd_pl\.Scorer"):
+        make(Foreign())
+    for wrong in ("EncoderScorer", LexicalScorer):
+        with pytest.raises(TypeError, match="must be a scorer's object"):
+            make(wrong)
+
+
 class Weights(MF):
     """Keeps the weights of every step."""
 
@@ -142,6 +157,11 @@ def test_identifiers_that_are_no_numbers_are_refused(ids: Any) -> None:
         SampleRecorder(users=ids, items=[0, 1])
     with pytest.raises(TypeError, match=r"items must be whole numbers from 0"):
         LossDropping(users=[0, 1], items=ids).callbacks()
+
+
+def test_the_wrong_identifier_is_named() -> None:
+    with pytest.raises(TypeError, match=r"users\[2\] is .*-7"):
+        SampleRecorder(users=[0, 1, -7], items=[0, 1, 2])
 
 
 def test_an_unknown_rate_is_refused() -> None:

@@ -80,3 +80,21 @@ class Scorer(ABC):
             The new preference of each user in ``disliked`` or ``liked``, ready for ``preferences.update``. Users
             without a preference or without an answer are left out.
         """
+
+
+def check_scorer(scorer: object) -> None:
+    """Check that an object can judge.
+
+    Args:
+        scorer: What was given as the judge.
+
+    Raises:
+        TypeError: If it is not a scorer's object, or if it lacks what ``Scorer`` declares.
+    """
+    if isinstance(scorer, type) or not hasattr(scorer, "prepare"):
+        raise TypeError(f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer().")
+    missing = [name for name in ("usage", "budget", "refused") if not hasattr(scorer, name)]
+    if missing:
+        raise TypeError(
+            f"{type(scorer).__name__} lacks {', '.join(missing)}: let it inherit from llmhd_pl.Scorer, which has them."
+        )
