@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmhd_pl.llm.texts import approximate_tokens, as_data, truncate
+from llmhd_pl.llm.thoughts import after_thought
 
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
 TEMPLATES = (T_SUM, T_SCORE, T_FP, T_FN)
@@ -196,13 +197,16 @@ def parse_profile(answer: str) -> str | None:
 
 
 def parse_score(answer: str) -> int | None:
-    """Return N if the answer is ``<s>N</s>``, with N from 1 to 10 and nothing but white space around it, else None."""
-    match = re.fullmatch(r"<s>([1-9]|10)</s>", answer.strip())
+    """Return N if the answer is ``<s>N</s>``, with N from 1 to 10, else None.
+
+    There may be white space around it, and a finished thought before it.
+    """
+    match = re.fullmatch(r"<s>([1-9]|10)</s>", after_thought(answer).strip())
     return None if match is None else int(match[1])
 
 
 def _parse_tagged(answer: str, tag: str) -> str | None:
-    opening, closing = f"<{tag}>", f"</{tag}>"
+    answer, opening, closing = after_thought(answer), f"<{tag}>", f"</{tag}>"
     # With two of them, the model thinks aloud or repeats the question, and nobody can say which one it means.
     if answer.count(opening) != 1 or answer.count(closing) != 1:
         return None
