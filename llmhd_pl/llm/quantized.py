@@ -2,14 +2,17 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import Tensor
+
 from llmhd_pl.llm.asking import Rating
-from llmhd_pl.llm.causal_lm import CausalLM
+from llmhd_pl.llm.causal_lm import CausalLM, answer_paths, plain_ids
+from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
 
 # Weights, settings, tokenizer and chat template.
@@ -84,9 +87,29 @@ class QuantizedLLM(LanguageModelScorer):
         files = sorted(file for ending in _MODEL_FILES for file in Path(self.model).glob(f"*{ending}"))
         return " ".join(f"{file.name}:{file_digest(file)}" for file in files)
 
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        """Write the profiles of the items, and check that the model can be asked, before anything is paid for.
+
+        Args:
+            items: The text fields of every item.
+            pairs: The training interactions, int64 [n, 2]; not used.
+
+        Raises:
+            ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), or
+                if its tokenizer does not tell the ten scores apart.
+            OSError: If the tokenizer cannot be loaded.
+        """
+        frame(self._tokenizer)
+        if self.scoring == "expected":
+            answer_paths(self._token_ids)
+        super().prepare(items, pairs)
+
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text in the model's tokenizer."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return len(self._token_ids(text))
+
+    def _token_ids(self, text: str) -> list[int]:
+        return plain_ids(self._tokenizer, text)
 
     @property
     def overhead(self) -> int:

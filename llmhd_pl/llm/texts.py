@@ -9,7 +9,12 @@ _HARMLESS = str.maketrans("<>[]", "()()")
 
 def approximate_tokens(text: str) -> int:
     """Estimate the tokens of a text without a tokenizer: one for every four bytes of UTF-8, rounded up."""
-    return -(-len(text.encode()) // 4)
+    return -(-len(text.encode(errors="surrogatepass")) // 4)
+
+
+def well_formed(text: str) -> str:
+    """Return a text with U+FFFD instead of halves of characters (lone surrogates), which no encoder can encode."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def as_data(text: str) -> str:
