@@ -287,6 +287,9 @@ class CausalLM:
                 length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
                 # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
                 text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
+                end_text = self.tokenizer.decode(answer[length : length + 1])
+                if end_text == "</s>" and text.count("<s>") > text.count("</s>"):
+                    text += end_text  # in Llama 2 and Mistral, what ends the score ends all of it
                 yield Completion(row, text, len(encoded[row]), length)
             done += size
 
