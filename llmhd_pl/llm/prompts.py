@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmhd_pl.llm.texts import approximate_tokens, as_data, truncate
+from llmhd_pl.llm.texts import approximate_tokens, as_data, beginning_as_data, truncate
 from llmhd_pl.llm.thoughts import after_thought
 
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
@@ -25,6 +25,9 @@ MAX_WORDS = 100
 
 NO_TEXT = "(no description)"
 """The profile of an item without any text."""
+
+_CHARACTERS_PER_TOKEN = 64  # of a field are looked at; few words of any language are so long
+_CHARACTERS_PER_WORD = 32  # of a summary, on average at most
 
 _FOLDER = Path(__file__).parent / "templates"
 
@@ -53,10 +56,11 @@ def item_profile(
     Returns:
         For example ``Elsewhere | author: Gabrielle Zevin``, or ``(no description)`` for an item without text.
     """
-    texts = {name: as_data(html.unescape(text)) for name, text in fields.items()}
+    most = _CHARACTERS_PER_TOKEN * max_tokens
+    texts = {name: beginning_as_data(text, most, html.unescape) for name, text in fields.items()}
     title = next((name for name in texts if name.lower().endswith(("title", "name"))), None)
     parts = [texts.pop(title)] if title is not None else []
-    parts += [f"{as_data(name.replace('_', ' '))}: {text}" for name, text in texts.items() if text]
+    parts += [f"{as_data(name.replace('_', ' '))[:most]}: {text}" for name, text in texts.items() if text]
     return truncate(" | ".join(part for part in parts if part) or NO_TEXT, max_tokens, count_tokens)
 
 
@@ -212,7 +216,8 @@ def _parse_tagged(answer: str, tag: str) -> str | None:
         return None
     text = as_data(answer.partition(opening)[2].partition(closing)[0])
     # The prompts themselves show "..." between the tags.
-    return " ".join(text.split()[:MAX_WORDS]) if any(character.isalnum() for character in text) else None
+    text = " ".join(text.split()[:MAX_WORDS])[: MAX_WORDS * _CHARACTERS_PER_WORD].rstrip()
+    return text if any(character.isalnum() for character in text) else None
 
 
 def _numbered(profiles: Sequence[str]) -> str:

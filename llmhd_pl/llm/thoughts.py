@@ -4,7 +4,7 @@ import re
 
 # <think>, <seed:think>, <reasoning>, <|START_THINKING|>, [THINK], the channels of gpt-oss and Gemma, and their ends.
 _TAG = re.compile(
-    r"(?:<\|?|◁|\[(?=/?THINK))(?P<end>/|end_(?:of_)?)?(?:(?:start|begin)_(?:of_)?)?(?:\w+:)?"
+    r"(?:<(?=[\w/|])\|?|◁|\[(?=/?THINK))(?P<end>/|end_(?:of_)?)?(?:(?:start|begin)_(?:of_)?)?(?:\w{1,20}:)?"
     r"(?:think|thinking|thoughts?|thought_process|reason|reasoning|analysis|reflection|scratchpad|inner_monologue)(?:\|?>|▷|\])"
     r"|<\|channel\|?>\s*(?:analysis|commentary|thought)\b(?:\s*<\|message\|>)?"
     r"|(?P<final><\|channel\|>\s*final\b(?:[^\n]{0,60}?<\|message\|>)?|<channel\|>)",
