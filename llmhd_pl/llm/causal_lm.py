@@ -64,7 +64,7 @@ def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
         paths: The second result of ``answer_paths``.
 
     Returns:
-        float32 [rows], 1 to 10.
+        float32 [rows], 1 to 10; NaN if the logits of an answer are not finite.
     """
     log_probabilities = torch.zeros(len(logits), len(paths), device=logits.device)
     for position, node in enumerate(_branches(paths)):
@@ -74,7 +74,7 @@ def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
         for number in below:
             log_probabilities[:, number] += step[:, children.index(paths[number][len(node)])]
     values = torch.tensor(list(SCORES), dtype=torch.float32, device=logits.device)
-    return log_probabilities.exp() @ values
+    return (log_probabilities.exp() @ values).clamp(1, 10)  # rounding may lead out of the scale; NaN stays
 
 
 def plain_ids(tokenizer: Any, text: str) -> list[int]:

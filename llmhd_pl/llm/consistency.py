@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llmhd_pl.llm.lexical import vectorizer
+from llmhd_pl.llm.lexical import tf_idf
 from llmhd_pl.llm.prompts import item_profile
 
 SIMILAR = 0.5
@@ -23,7 +23,7 @@ class SimilarItems:
     """
 
     def __init__(self, items: Sequence[Mapping[str, str]]) -> None:
-        self._rows = vectorizer(100_000).fit_transform([item_profile(fields) for fields in items])
+        self._rows = tf_idf([item_profile(fields) for fields in items], 100_000)
 
     def agreement(self, users: Tensor, items: Tensor, scores: Tensor, threshold: float) -> tuple[int, int]:
         """Count pairs of similar items of the same user, and those among them whose scores lie on the same side.

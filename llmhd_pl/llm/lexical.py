@@ -1,5 +1,7 @@
 """LexicalScorer: judges by the words that item texts share. It needs no model."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -29,8 +31,32 @@ class LexicalScorer(VectorScorer):
 
         Returns:
             A sparse matrix, [len(texts), words and pairs of words].
+
+        Raises:
+            ValueError: If no text holds a word.
         """
-        return sp.csr_array(vectorizer(self.max_features).fit_transform(texts))
+        vectors = tf_idf(texts, self.max_features)
+        if vectors.nnz == 0:
+            raise ValueError(
+                f"None of the {len(texts)} items with text has a letter or a digit in it (the first is {texts[0]!r}), "
+                "so LexicalScorer has no words to judge by. Give the items other text fields, or take another scorer."
+            )
+        return vectors
+
+
+def tf_idf(texts: Sequence[str], max_features: int) -> sp.csr_array:
+    """Return TF-IDF vectors of words and pairs of words.
+
+    Args:
+        texts: The texts.
+        max_features: The size of the vocabulary; the rarest words are left out.
+
+    Returns:
+        A sparse matrix, [len(texts), words and pairs of words], whose rows have length 1, or 0 without a word.
+    """
+    if not any(re.search(r"\w", text) for text in texts):
+        return sp.csr_array((len(texts), 1))
+    return sp.csr_array(vectorizer(max_features).fit_transform(texts))
 
 
 def vectorizer(max_features: int) -> Any:

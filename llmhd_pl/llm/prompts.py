@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmhd_pl.llm.texts import approximate_tokens, as_data, beginning_as_data, truncate
+from llmhd_pl.llm.texts import approximate_tokens, as_data, beginning_as_data, truncate, well_formed
 from llmhd_pl.llm.thoughts import after_thought
 
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
@@ -31,6 +31,10 @@ _CHARACTERS_PER_WORD = 32  # of a summary, on average at most
 
 _FOLDER = Path(__file__).parent / "templates"
 
+# Controls, the bidirectional ones (what is read would not be what is asked), other line ends, and no characters at all.
+_NO_TEXT_CHARACTER = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
+)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # What each prompt must contain: its placeholders, in this order, and the tag that its answer is read from.
 _INSTRUCTIONS = ("role", "guard")
@@ -86,7 +90,7 @@ def sample_history(
     tokens = [count_tokens(f"{len(profiles)}. {profile}\n") for profile in profiles]
     if sum(tokens) <= max_tokens:
         return list(profiles)
-    keys = [hashlib.sha256(f"{seed} {user} {profile}".encode()).digest() for profile in profiles]
+    keys = [hashlib.sha256(f"{seed} {user} {well_formed(profile)}".encode()).digest() for profile in profiles]
     order = sorted(range(len(profiles)), key=lambda place: (keys[place], place))
     kept, left = [], max_tokens
     for place in order:
@@ -133,7 +137,7 @@ class Prompts:
                 "Give one of these names, or the path of a TOML file in the same form."
             )
         try:
-            texts = tomllib.loads(path.read_text(encoding="utf-8"))
+            texts = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file in UTF-8: {error}.") from error
         _check(path, texts)
@@ -243,6 +247,11 @@ def _check(path: Path, texts: Mapping[str, object]) -> None:
     for key, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{path}: key {key!r} must be a text.")
+        if (wrong := _NO_TEXT_CHARACTER.search(text)) is not None:
+            raise ValueError(
+                f"{path}: key {key!r} holds U+{ord(wrong[0]):04X}, which is no character of a text; remove it. Of the "
+                "control characters, only line breaks and tabs can be asked."
+            )
         found = _PLACEHOLDER.findall(text)
         fenced = _FENCED.get(key, ())
         wanted = (*_INSTRUCTIONS, *fenced) if key in TEMPLATES else ()

@@ -42,3 +42,9 @@ def test_similar_is_what_a_dense_loop_finds() -> None:
     agreed = sum(bool((scores[a] >= 5.5) == (scores[b] >= 5.5)) for a, b in alike)
     assert 0 < agreed < len(alike) < len(pairs)
     assert SimilarItems(items).agreement(users, chosen, scores, 5.5) == (agreed, len(alike))
+
+
+def test_items_without_a_word_are_similar_to_none() -> None:
+    similar = SimilarItems([{"title": "!!!"}, {"title": "???"}])
+    users, items = torch.tensor([0, 0]), torch.tensor([0, 1])
+    assert similar.agreement(users, items, torch.tensor([1.0, 9.0]), 5.5) == (0, 0)
