@@ -29,8 +29,8 @@ from llmhd_pl.llm.prompts import (
 from llmhd_pl.llm.scorer import Preference, Scorer
 
 Scoring = Literal["expected", "generate"]
-WRITTEN_SCORE_TOKENS = 12
-"""The most tokens of a score that the model writes, ``<s>N</s>``."""
+WRITTEN_SCORE_TOKENS = 16
+"""The most tokens of a score that the model writes, ``<s>N</s>``, with an empty thought before it."""
 _WRITTEN_TEXT_TOKENS = 256  # of the longest summary: 100 words in a language that needs 2.5 tokens for one
 
 

@@ -1,5 +1,6 @@
 """A local model that cannot answer ends the run early, with the likely cause."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from test_causal_lm import make_model, make_tokenizer
 
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.first_answers import ENOUGH
+from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS
 from llmhd_pl.llm.quantized import QuantizedLLM
 
 NUM_ITEMS = 30
@@ -93,6 +95,12 @@ def test_a_model_that_can_answer_is_asked_on(folder: Path, tmp_path: Path) -> No
     assert score(again, NUM_ITEMS).isnan().sum() == NUM_ITEMS - 1
     with pytest.raises(RuntimeError, match="is a valid text"):  # which says nothing about summaries
         again.summarize({user: [user] for user in range(NUM_ITEMS)})
+
+
+def test_a_score_after_an_empty_thought_fits_into_what_may_be_written() -> None:
+    """Also in a tokenizer that has no token for the tags and writes 10 as two digits."""
+    pieces = re.findall(r"</|[a-z]+|\n+|[<>0-9]", "<think>\n\n</think>\n\n<s>10</s>")
+    assert len(pieces) == WRITTEN_SCORE_TOKENS
 
 
 def test_the_token_that_ends_the_text_ends_the_score(folder: Path) -> None:
