@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
@@ -12,6 +13,7 @@ from llmhd_pl.datamodules.evaluation import EvaluationBatches
 from llmhd_pl.datamodules.interactions import NOISE, Interactions, pair_keys
 from llmhd_pl.datamodules.noise import NoiseSource, draw_noise
 from llmhd_pl.datamodules.sampling import NegativeSampler, epoch_order, user_owners
+from llmhd_pl.fingerprint import fingerprint
 from llmhd_pl.sample_weights import Batch
 
 
@@ -109,6 +111,19 @@ class InteractionDataModule(LightningDataModule, ABC):
         self.noise_mask = kinds[order] == NOISE
         self.negative_sampler = NegativeSampler(
             self.train_users, self.train_items, data.num_users, data.num_items, self.negative_lifetime, self.seed
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, list[Any]]:
+        """What the numbers of users, items and samples stand for; a checkpoint of a ``Backbone`` holds it."""
+        data = self.interactions
+        return fingerprint(
+            (data.num_users, data.user_names),
+            (data.num_items, data.item_names),
+            torch.stack([self.train_users, self.train_items], dim=1),
+            self.noise_mask,
+            data.valid,
+            data.test,
         )
 
     def train_dataloader(self) -> "TrainBatches":

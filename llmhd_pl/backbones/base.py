@@ -1,20 +1,32 @@
 """What all backbones share: the training step, the seam for denoisers, the evaluation, and the optimiser."""
 
+import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal, Self
 
 import torch
 from pytorch_lightning import LightningModule
+from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from llmhd_pl.checkpoint_io import refuse_web_address
+from llmhd_pl.fingerprint import check_data
+from llmhd_pl.finite import FiniteCheck, check_parameters, check_predictions
 from llmhd_pl.losses import bce_loss, bpr_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
 
 Objective = Literal["bpr", "bce"]
+_PURPOSES: dict[Any, Literal["resume", "evaluate", "predict"]] = {
+    TrainerFn.FITTING: "resume",
+    TrainerFn.VALIDATING: "evaluate",
+    TrainerFn.TESTING: "evaluate",
+    TrainerFn.PREDICTING: "predict",
+}
 
 
 class Backbone(SampleWeights, LightningModule, ABC):
@@ -33,7 +45,9 @@ class Backbone(SampleWeights, LightningModule, ABC):
         ks: The cutoffs K of Recall@K and NDCG@K. A prediction holds as many items as the largest one.
 
     Raises:
-        ValueError: If a size is not a positive integer, the objective is unknown, or a cutoff is less than 1.
+        ValueError: If a size is not a positive integer, the objective is unknown, the learning rate or the L2 weight
+            is out of range, or a cutoff is less than 1.
+        FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
     def __init__(
@@ -52,6 +66,10 @@ class Backbone(SampleWeights, LightningModule, ABC):
                 raise ValueError(f"{name} is {size!r}; it must be the data module's {name}, an integer of at least 1.")
         if objective not in ("bpr", "bce"):
             raise ValueError(f"objective is {objective!r}; it must be 'bpr' or 'bce'.")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {learning_rate}; it must be a positive number.")
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"l2 is {l2}; it must be a number of at least 0.")
         self.num_users, self.num_items = num_users, num_items
         self._loss = bpr_loss if objective == "bpr" else bce_loss
         self.learning_rate, self.l2 = learning_rate, l2
@@ -60,6 +78,71 @@ class Backbone(SampleWeights, LightningModule, ABC):
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
+        self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
+        self._trained_on: dict[str, list[Any]] | None = None  # the fingerprint in the checkpoint that was loaded
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a model from a file, as Lightning does, which would run code from a web address.
+
+        Args:
+            checkpoint_path: The path of the checkpoint.
+            *args: Further arguments of Lightning's method.
+            **kwargs: Further arguments of Lightning's method and of the model.
+
+        Raises:
+            ValueError: If the checkpoint is a web address.
+        """
+        refuse_web_address(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def setup(self, stage: str) -> None:
+        """Refuse a checkpoint from the web, and data whose users and items are not those of a model loaded before.
+
+        Raises:
+            ValueError: If the checkpoint is a web address, or if the data does not fit; see ``check_data``.
+        """
+        refuse_web_address(self.trainer.ckpt_path)
+        data = self._data()
+        if self._trained_on is not None and data is not None and self.trainer.ckpt_path is None:
+            check_data(self._trained_on, data, "warm start" if stage == "fit" else _PURPOSES[self.trainer.state.fn])
+        if stage == "fit":
+            self._trained_on = None
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Store what the numbers of users, items and samples stand for."""
+        if (data := self._data()) is not None:
+            checkpoint["data_fingerprint"] = data
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compare the trainer's data with what the checkpoint was trained on.
+
+        Raises:
+            ValueError: If it does not fit; see ``check_data``.
+        """
+        self._trained_on = checkpoint.get("data_fingerprint")
+        data = self._data()
+        if data is None:
+            return
+        if self._trained_on is None:
+            warnings.warn(
+                "The checkpoint does not say what data it was trained on, so that nobody can check whether the numbers "
+                "of users and items mean the same in this data.",
+                stacklevel=2,
+            )
+        else:
+            check_data(self._trained_on, data, _PURPOSES[self.trainer.state.fn])
+
+    def _data(self) -> dict[str, list[Any]] | None:
+        """Return the fingerprint of the trainer's data; None without a trainer, or if its data has none."""
+        data: dict[str, list[Any]] | None = getattr(getattr(self._trainer, "datamodule", None), "fingerprint", None)
+        return data
+
+    def on_train_epoch_end(self) -> None:
+        """Check that the model is finite before the epoch's checkpoint is written."""
+        self._losses.verify(self.current_epoch)
+        self._predictions.verify(self.current_epoch)
+        check_parameters(self, f"Epoch {self.current_epoch}")
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -115,6 +198,7 @@ class Backbone(SampleWeights, LightningModule, ABC):
         users = batch["user"]
         predictions = self.score(users.repeat(2), torch.cat([batch["positive"], batch["negative"]]))
         positive_score, negative_score = predictions.chunk(2)
+        self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
         losses = self._loss(positive_score, negative_score)
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
@@ -128,6 +212,7 @@ class Backbone(SampleWeights, LightningModule, ABC):
         auxiliary = self.auxiliary_loss(batch, samples * self.trainer.world_size)
         if auxiliary is not None:
             loss = loss + self.trainer.world_size * auxiliary
+        self._losses.see(loss.detach(), self.current_epoch, self.global_step)
         return {
             "loss": loss,
             "losses": losses.detach(),
@@ -144,9 +229,13 @@ class Backbone(SampleWeights, LightningModule, ABC):
         self._evaluate(self.test_metrics, batch)
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
-        metrics.update(*rank_hits(self.rank(batch["user"]), batch["seen"], batch["relevant"], self.ks[-1]))
+        scores = self.rank(batch["user"])
+        metrics.update(*rank_hits(scores, batch["seen"], batch["relevant"], self.ks[-1], self._where()))
         for name, metric in metrics.items():
             self.log(name, metric, prog_bar=name == "val/ndcg@10", batch_size=len(batch["user"]))
+
+    def _where(self) -> str:
+        return f"{self.trainer.state.stage}, epoch {self.current_epoch}, step {self.global_step}"
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the top K unseen items of each user, K being the largest of ``ks``.
@@ -158,8 +247,12 @@ class Backbone(SampleWeights, LightningModule, ABC):
         Returns:
             ``user`` int64 [b], ``item`` int64 [b, K] and ``score`` [b, K], best first. If a user has fewer than K
             unseen items, the rest of the row has the score -inf.
+
+        Raises:
+            FloatingPointError: If predictions are not finite; see ``check_predictions``.
         """
         scores = self.rank(batch["user"])
+        check_predictions(scores, self._where())
         scores[batch["seen"][0], batch["seen"][1]] = -torch.inf
         top = scores.topk(min(self.ks[-1], scores.shape[1]), dim=1)
         return {"user": batch["user"], "item": top.indices, "score": top.values}
