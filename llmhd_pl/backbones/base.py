@@ -115,11 +115,15 @@ class Backbone(SampleWeights, LightningModule, ABC):
             checkpoint["data_fingerprint"] = data
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the trainer's data with what the checkpoint was trained on.
+        """Compare the trainer's data with what the checkpoint was trained on, and keep this run's learning rate.
 
         Raises:
             ValueError: If it does not fit; see ``check_data``.
         """
+        if not checkpoint.get("lr_schedulers"):  # the optimiser would restore the rate of the checkpoint
+            for optimizer in checkpoint.get("optimizer_states", ()):
+                for group in optimizer["param_groups"]:
+                    group["lr"] = self.learning_rate
         self._trained_on = checkpoint.get("data_fingerprint")
         data = self._data()
         if data is None:
