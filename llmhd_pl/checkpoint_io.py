@@ -1,5 +1,6 @@
 """SafeCheckpointIO: checkpoints that run no code when they are loaded, and that are whole or not there."""
 
+import glob
 import re
 from pathlib import Path
 from typing import Any
@@ -7,16 +8,16 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from llmhd_pl.files import whole_file
+from llmhd_pl.files import PART, whole_file
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Reads and writes the checkpoints of a Lightning ``Trainer``; the command line uses it for every run.
+    """Reads and writes the checkpoints of a Lightning ``Trainer``; every ``Backbone`` brings it along.
 
     Lightning loads a checkpoint from a web address with ``weights_only=False``, which runs any code that it contains,
     and writes through a temporary file that may lie on another file system, so that a process that is killed can leave
     an empty checkpoint. This plugin loads tensors and plain Python values only, refuses web addresses, and writes
-    beside the final path. Use it with a trainer of your own as ``Trainer(plugins=[SafeCheckpointIO()])``.
+    beside the final path. With a module of your own, use it as ``Trainer(plugins=[SafeCheckpointIO()])``.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
@@ -30,7 +31,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with whole_file(Path(path)) as part:
+        path = Path(path)
+        # Left by a process that was killed while it wrote this checkpoint. A checkpoint has one writer.
+        for stale in path.parent.glob(f"{glob.escape(path.name)}.*{PART}"):
+            stale.unlink(missing_ok=True)
+        with whole_file(path) as part:
             torch.save(checkpoint, part)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:

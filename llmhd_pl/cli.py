@@ -11,7 +11,6 @@ from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.plugins.io import TorchCheckpointIO
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import llmhd_pl.llm.encoder
@@ -22,7 +21,7 @@ import llmhd_pl.llm.quantized  # noqa: F401
 from llmhd_pl import bundled
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.callbacks import EarlyStopping, TopKWriter
-from llmhd_pl.checkpoint_io import SafeCheckpointIO, read_checkpoint
+from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
@@ -90,10 +89,7 @@ class CLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         callbacks = [*(config["denoising"] or ()), *callbacks]  # some of the trainer's look at the method's decisions
         logger = with_run_folder(config["trainer"]["logger"])
-        trainer = super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
-        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
-            trainer.strategy.checkpoint_io = SafeCheckpointIO()
-        return trainer
+        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
 
     def before_fit(self) -> None:
         """Choose the folder of the checkpoints and what decides which of them is best."""

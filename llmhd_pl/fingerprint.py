@@ -8,6 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+Purpose = Literal["resume", "warm start", "evaluate", "predict"]
+"""What a checkpoint is used for."""
 IDS = ("users", "items")
 """The parts of a fingerprint without which a model's rows belong to others."""
 INTERACTIONS = ("train", "noise", "valid", "test")
@@ -54,7 +56,7 @@ def digest_of(*tensors: Tensor) -> str:
 def check_data(
     saved: Mapping[str, Sequence[Any]],
     now: Mapping[str, Sequence[Any]],
-    purpose: Literal["resume", "warm start", "evaluate", "predict"],
+    purpose: Purpose,
 ) -> None:
     """Check that data is what a checkpoint was trained on, as far as its purpose needs it.
 

@@ -1,19 +1,15 @@
 """What all backbones share: the training step, the seam for denoisers, the evaluation, and the optimiser."""
 
 import math
-import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, Self
+from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
-from pytorch_lightning.trainer.states import TrainerFn
 from torch import Tensor
 from torchmetrics import MetricCollection
 
-from llmhd_pl.checkpoint_io import refuse_web_address
-from llmhd_pl.fingerprint import check_data
+from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
 from llmhd_pl.finite import FiniteCheck, check_parameters, check_predictions
 from llmhd_pl.losses import bce_loss, bpr_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
@@ -21,15 +17,9 @@ from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
 
 Objective = Literal["bpr", "bce"]
-_PURPOSES: dict[Any, Literal["resume", "evaluate", "predict"]] = {
-    TrainerFn.FITTING: "resume",
-    TrainerFn.VALIDATING: "evaluate",
-    TrainerFn.TESTING: "evaluate",
-    TrainerFn.PREDICTING: "predict",
-}
 
 
-class Backbone(SampleWeights, LightningModule, ABC):
+class Backbone(SampleWeights, CheckedCheckpoints, ABC):
     """A recommender that scores pairs, ranks the catalog, and trains on triples.
 
     A child class implements ``score``, ``rank`` and ``squared_norms``; it may add a term to the loss by overriding
@@ -79,68 +69,6 @@ class Backbone(SampleWeights, LightningModule, ABC):
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
         self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
-        self._trained_on: dict[str, list[Any]] | None = None  # the fingerprint in the checkpoint that was loaded
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a model from a file, as Lightning does, which would run code from a web address.
-
-        Args:
-            checkpoint_path: The path of the checkpoint.
-            *args: Further arguments of Lightning's method.
-            **kwargs: Further arguments of Lightning's method and of the model.
-
-        Raises:
-            ValueError: If the checkpoint is a web address.
-        """
-        refuse_web_address(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
-
-    def setup(self, stage: str) -> None:
-        """Refuse a checkpoint from the web, and data whose users and items are not those of a model loaded before.
-
-        Raises:
-            ValueError: If the checkpoint is a web address, or if the data does not fit; see ``check_data``.
-        """
-        refuse_web_address(self.trainer.ckpt_path)
-        data = self._data()
-        if self._trained_on is not None and data is not None and self.trainer.ckpt_path is None:
-            check_data(self._trained_on, data, "warm start" if stage == "fit" else _PURPOSES[self.trainer.state.fn])
-        if stage == "fit":
-            self._trained_on = None
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Store what the numbers of users, items and samples stand for."""
-        if (data := self._data()) is not None:
-            checkpoint["data_fingerprint"] = data
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Compare the trainer's data with what the checkpoint was trained on, and keep this run's learning rate.
-
-        Raises:
-            ValueError: If it does not fit; see ``check_data``.
-        """
-        if not checkpoint.get("lr_schedulers"):  # the optimiser would restore the rate of the checkpoint
-            for optimizer in checkpoint.get("optimizer_states", ()):
-                for group in optimizer["param_groups"]:
-                    group["lr"] = self.learning_rate
-        self._trained_on = checkpoint.get("data_fingerprint")
-        data = self._data()
-        if data is None:
-            return
-        if self._trained_on is None:
-            warnings.warn(
-                "The checkpoint does not say what data it was trained on, so that nobody can check whether the numbers "
-                "of users and items mean the same in this data.",
-                stacklevel=2,
-            )
-        else:
-            check_data(self._trained_on, data, _PURPOSES[self.trainer.state.fn])
-
-    def _data(self) -> dict[str, list[Any]] | None:
-        """Return the fingerprint of the trainer's data; None without a trainer, or if its data has none."""
-        data: dict[str, list[Any]] | None = getattr(getattr(self._trainer, "datamodule", None), "fingerprint", None)
-        return data
 
     def on_train_epoch_end(self) -> None:
         """Check that the model is finite before the epoch's checkpoint is written."""
