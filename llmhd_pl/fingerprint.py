@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-import torch
+import numpy as np
 from torch import Tensor
 
 Purpose = Literal["resume", "warm start", "evaluate", "predict"]
@@ -50,7 +50,7 @@ def digest_of(*tensors: Tensor) -> str:
     Args:
         tensors: The tensors, of any shape.
     """
-    return _digest(*(tensor.cpu().contiguous().view(torch.uint8).numpy().data for tensor in tensors))
+    return _digest(*(np.ascontiguousarray(tensor.cpu().numpy()).tobytes() for tensor in tensors))
 
 
 def check_data(
