@@ -45,7 +45,7 @@ def test_another_programs_file_is_not_touched(tmp_path: Path) -> None:
 
 
 def garbage(path: Path) -> None:
-    path.write_bytes(b"no database " * 1000)
+    path.write_bytes(b"SQLite format 3\0" + b"no database " * 1000)
 
 
 def truncated(path: Path) -> None:
@@ -71,7 +71,7 @@ DAMAGES = (garbage, truncated, torn_page, cut_header)
 def test_a_corrupt_file_is_set_aside_with_a_warning(path: Path, damage: Callable[[Path], None]) -> None:
     for number in (1, 2):
         with AnswerCache(path) as cache:
-            cache.put("model", "T_sum", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
+            cache.put("model", "T_score", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
         damage(path)
         damaged = path.read_bytes()
         aside = path.with_name(f"answers.sqlite.corrupt-{number}")
@@ -82,7 +82,7 @@ def test_a_corrupt_file_is_set_aside_with_a_warning(path: Path, damage: Callable
         assert warning.filename == __file__
         assert aside.read_bytes() == damaged
         assert len(cache) == 0
-        cache.put("model", "T_sum", answers("a"))
+        cache.put("model", "T_score", answers("a"))
         cache.close()
     assert path.with_name("answers.sqlite.corrupt-1").exists()  # the second did not replace the first
 
@@ -90,7 +90,7 @@ def test_a_corrupt_file_is_set_aside_with_a_warning(path: Path, damage: Callable
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_corrupt_file_is_not_replayed_and_stays(path: Path, damage: Callable[[Path], None]) -> None:
     with AnswerCache(path) as cache:
-        cache.put("model", "T_sum", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
+        cache.put("model", "T_score", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
     damage(path)
     with pytest.raises(ValueError, match=r"answers.sqlite is corrupt .* cannot be replayed"):
         AnswerCache(path, replay=True)
@@ -99,9 +99,9 @@ def test_a_corrupt_file_is_not_replayed_and_stays(path: Path, damage: Callable[[
 
 def test_the_journal_of_a_corrupt_file_goes_along(path: Path) -> None:
     with AnswerCache(path) as other:  # a process that goes on: it keeps its journal in use
-        other.put("model", "T_sum", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
+        other.put("model", "T_score", answers(*(f"prompt {n} {'word ' * 50}" for n in range(500))))
         other.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        other.put("model", "T_sum", answers("a"))
+        other.put("model", "T_score", answers("a"))
         torn_page(path)
         journal = path.with_name("answers.sqlite-wal").read_bytes()
         assert journal
@@ -109,7 +109,7 @@ def test_the_journal_of_a_corrupt_file_goes_along(path: Path) -> None:
             cache = AnswerCache(path)
         assert path.with_name("answers.sqlite.corrupt-1-wal").read_bytes() == journal
         assert path.with_name("answers.sqlite.corrupt-1-shm").exists()
-        cache.put("model", "T_sum", answers("b"))
+        cache.put("model", "T_score", answers("b"))
         cache.close()
     with AnswerCache(path) as cache:
         assert cache.get("model", ["a", "b"]) == {"b": "<s>7</s>"}
