@@ -173,7 +173,7 @@ class AnswerCache:
         if self.connection.execute(f"INSERT {_INTO} ON CONFLICT DO NOTHING", row).rowcount:
             return True
         (there,) = self.connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", row[:1]).fetchall()
-        if fault(there) is None:
+        if fault(there, row.template) is None:
             return False
         self.connection.execute(f"REPLACE {_INTO}", row)
         return True
