@@ -118,4 +118,9 @@ def json_text(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False)
     if text.isascii():
         return text
-    return text.encode(errors="backslashreplace").decode().translate(_LINE_BREAKS)
+    return storable(text).translate(_LINE_BREAKS)
+
+
+def storable(text: str) -> str:
+    """Return a text with half characters (lone surrogates), which no file can hold, written as ``\\ud800``."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

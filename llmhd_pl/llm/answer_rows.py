@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from llmhd_pl.files import json_text
+from llmhd_pl.files import json_text, storable
 from llmhd_pl.llm.prompts import T_FN, T_FP, T_SCORE, T_SUM, parse_profile, parse_score, parse_summary
 
 _MOST_TOKENS = 2**63 - 1  # what SQLite can hold
@@ -44,11 +44,6 @@ def answer_key(fingerprint: str, prompt: str) -> bytes:
     fingerprint = storable(fingerprint)
     # With the length, the end of a fingerprint cannot pass for the beginning of a prompt.
     return hashlib.sha256(f"{len(fingerprint)} {fingerprint}{storable(prompt)}".encode()).digest()
-
-
-def storable(text: str) -> str:
-    """Return a text with half characters (lone surrogates), which no file can hold, written as ``\\ud800``."""
-    return text if text.isascii() else text.encode(errors="backslashreplace").decode()
 
 
 def fault(row: Sequence[object], template: str | None = None) -> str | None:

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from llmhd_pl.files import whole_file
+from llmhd_pl.files import storable, whole_file
 from llmhd_pl.llm.answer_file import named_errors, open_to_replay, open_to_write
-from llmhd_pl.llm.answer_rows import Row, answer_key, export_line, fault, parse_line, storable
+from llmhd_pl.llm.answer_rows import Row, answer_key, export_line, fault, parse_line
 
 _CHUNK = 5000  # keys in one query; SQLite allows 32766
 _SHOWN_LINES = 12
