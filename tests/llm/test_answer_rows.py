@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from test_language_model import Parrot, parrot
+from titles import TITLES, shared_titles
 
 from llmhd_pl.llm.answer_rows import answer_key, fault
 from llmhd_pl.llm.cache import AnswerCache
@@ -210,3 +211,24 @@ def test_half_a_character_in_a_prompt_is_no_error(tmp_path: Path) -> None:
         cache.put("m\udce9", "T_score", answers("Half \ud800", "Whole"))
         assert cache.get("m\udce9", ["Half \ud800", "Half \ud801"]) == {"Half \ud800": "<s>7</s>"}
         assert cache.export_jsonl(tmp_path / "a.jsonl") == 2
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+@pytest.mark.parametrize("titles", [TITLES, shared_titles() or ["shared/ is not here"]])
+def test_a_judge_with_a_cache_survives_every_title(tmp_path: Path, titles: list[str], scoring: str) -> None:
+    arguments: dict[str, Any] = {"cache": str(tmp_path / "answers.sqlite"), "scoring": scoring}
+    pairs = torch.tensor([[0, item] for item in range(len(titles))])
+    asked = []
+    for _ in range(2):
+        scorer = Parrot(**arguments)
+        scorer.prepare([{"title": title, f"name {title}": title} for title in titles], pairs)
+        scorer.summarize({item: [item] for item in range(len(titles))})
+        scorer.revise({0: "\ud800 Otter"}, {0: list(range(len(titles)))}, {})
+        assert scorer.score({0: "Otter \ud800"}, pairs).shape == (len(titles),)
+        asked.append(len(scorer.asked))
+        assert all(prompt.encode() for prompt in scorer.asked)
+    assert asked[0] > asked[1]  # but for those without an answer, all is in the cache
+    with AnswerCache(arguments["cache"]) as cache:
+        assert cache.export_jsonl(tmp_path / "answers.jsonl") == len(cache) > 0
+    with AnswerCache(tmp_path / "other.sqlite") as other:
+        assert other.import_jsonl(tmp_path / "answers.jsonl") == len(other)
