@@ -1,5 +1,6 @@
 """LexicalScorer: judges by the words that item texts share. It needs no model."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -29,8 +30,25 @@ class LexicalScorer(VectorScorer):
 
         Returns:
             A sparse matrix, [len(texts), words and pairs of words].
+
+        Raises:
+            ValueError: If no text has a word.
         """
+        if not has_words(texts):
+            raise ValueError(
+                f"None of the {len(texts)} item texts has a word, such as {texts[0][:40]!r}, and LexicalScorer judges "
+                "by words. Give items with texts (docs/data.md), or take another scorer."
+            )
         return sp.csr_array(vectorizer(self.max_features).fit_transform(texts))
+
+
+def has_words(texts: Iterable[str]) -> bool:
+    """Return whether any text has a word, without which ``vectorizer`` has nothing to count.
+
+    Args:
+        texts: The texts.
+    """
+    return any(character.isalnum() or character == "_" for text in texts for character in text)
 
 
 def vectorizer(max_features: int) -> Any:

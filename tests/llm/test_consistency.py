@@ -42,3 +42,8 @@ def test_similar_is_what_a_dense_loop_finds() -> None:
     agreed = sum(bool((scores[a] >= 5.5) == (scores[b] >= 5.5)) for a, b in alike)
     assert 0 < agreed < len(alike) < len(pairs)
     assert SimilarItems(items).agreement(users, chosen, scores, 5.5) == (agreed, len(alike))
+
+
+def test_where_no_title_has_a_word_nothing_is_known_to_be_similar() -> None:
+    users, items, scores = torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([1.0, 9.0])
+    assert SimilarItems([{"title": "*"}, {"title": "**"}]).agreement(users, items, scores, 5.5) == (0, 0)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from scipy.special import expit
 
@@ -58,3 +59,8 @@ def test_shared_words_make_a_fit() -> None:
 
 def test_short_words_and_numbers_count() -> None:
     assert list(vectorizer(100).build_analyzer()("5th A, B2")) == ["5th", "a", "b2", "5th a", "a b2"]
+
+
+def test_a_catalog_without_any_word_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"None of the 60 item texts has a word, such as '\*'.*take another scorer"):
+        LexicalScorer().prepare([{"title": "*"}] * 60, visits())
