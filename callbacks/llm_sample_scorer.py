@@ -44,7 +44,8 @@ class LLMSampleScorer(EpochEndCallback):
         TypeError: If the scorer is not a scorer's object, or if the texts are not a list of dicts.
         ValueError: If the rule is unknown, or if all samples are to be scored for a rule that asks about candidates
             only.
-        RuntimeError: If ``SampleRecorder`` and ``VariancePruning`` do not come before it, or if no texts are known.
+        RuntimeError: If ``SampleRecorder`` and ``VariancePruning`` do not come before it, if no texts are known, or,
+            when the fit ends, if pairs were asked about and none was ever scored: then the loss alone has decided.
     """
 
     judgements: Judgements
@@ -82,6 +83,7 @@ class LLMSampleScorer(EpochEndCallback):
             return
         required(trainer, self, VariancePruning)
         self._trainer, self._last, self._silent = trainer, None, False
+        self._asked, self._scored = 0, False  # pairs of all processes that were asked about, and whether one was scored
         users, items = self.recorder.users, self.recorder.items
         texts = self.texts
         if texts is None:
@@ -156,6 +158,8 @@ class LLMSampleScorer(EpochEndCallback):
         levels = torch.bincount(answers[~answers.isnan()].round().long(), minlength=11)[1:]
         counts = torch.cat([torch.tensor([len(answers), int(answers.isnan().sum())]), levels])
         pairs, unanswered, *levels_in_all = epoch.reduce(counts.to(epoch.losses.device)).tolist()
+        self._asked += pairs
+        self._scored |= unanswered < pairs
         pl_module.log("llm/pairs", float(pairs))
         pl_module.log("llm/unanswered", float(unanswered))
         for level, count in enumerate(levels_in_all, 1):
@@ -192,20 +196,26 @@ class LLMSampleScorer(EpochEndCallback):
             warnings.warn(f"LLMSampleScorer: {message}", stacklevel=3)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``judgements.jsonl``: what was decided about the suspicious observed items of the last epoch."""
+        """Write ``judgements.jsonl``, and refuse a run in which no pair was scored."""
         try:
             self._write_judgements(trainer)
         except OSError as error:
             self._warn(str(error))
+        budget = self.scorer.budget
+        if not self._scored and not (budget is not None and budget.exhausted):
+            message = doubts.nothing_scored(self._asked, self.scorer.refused)
+            if message is not None:
+                raise RuntimeError(f"LLMSampleScorer: {message}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write it for a run that is broken off, too, without hiding what broke it off."""
+        """Write ``judgements.jsonl`` for a run that is broken off, too, without hiding what broke it off."""
         try:
             self._write_judgements(trainer)
         except Exception as error:
             exception.add_note(f"And judgements.jsonl could not be written: {type(error).__name__}: {error}")
 
     def _write_judgements(self, trainer: Trainer) -> None:
+        """Write what was decided about the suspicious observed items of the last epoch."""
         if self._last is None:
             return
         epoch, scores, status = self._last
@@ -231,3 +241,4 @@ class LLMSampleScorer(EpochEndCallback):
         """Take over a checkpoint."""
         if self._trainer is not None and state_dict:
             self.judgements.load_state_dict(state_dict, self._trainer.global_rank, self._trainer.world_size)
+            self._scored |= not bool(state_dict["scores"].isnan().all())

@@ -9,8 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm.chat_template import frame
+from llmhd_pl.llm.texts import well_formed
+
 SCORES = range(1, 11)
-_CONTENT = "\ue000"  # a private-use character, which occurs in no chat template and no item text
 
 
 def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[list[int]]]:
@@ -62,7 +64,7 @@ def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
         paths: The second result of ``answer_paths``.
 
     Returns:
-        float32 [rows], 1 to 10.
+        float32 [rows], 1 to 10; NaN if the logits of an answer are not finite.
     """
     log_probabilities = torch.zeros(len(logits), len(paths), device=logits.device)
     for position, node in enumerate(_branches(paths)):
@@ -72,7 +74,18 @@ def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
         for number in below:
             log_probabilities[:, number] += step[:, children.index(paths[number][len(node)])]
     values = torch.tensor(list(SCORES), dtype=torch.float32, device=logits.device)
-    return log_probabilities.exp() @ values
+    return (log_probabilities.exp() @ values).clamp(1, 10)  # rounding may lead out of the scale; NaN stays
+
+
+def plain_ids(tokenizer: Any, text: str) -> list[int]:
+    """Return the token ids of plain text. What looks like a special token, such as ``<s>``, is read as text.
+
+    Args:
+        tokenizer: A tokenizer of transformers.
+        text: Any text. Half a character (a lone surrogate), which no tokenizer takes, is read as U+FFFD.
+    """
+    ids: list[int] = tokenizer.encode(well_formed(text), add_special_tokens=False, split_special_tokens=True)
+    return ids
 
 
 @dataclass(frozen=True)
@@ -97,7 +110,7 @@ class CausalLM:
 
     Args:
         model: A causal language model in eval mode.
-        tokenizer: Its tokenizer. If it has a chat template, this is used, with thinking switched off.
+        tokenizer: Its tokenizer. If it has a chat template, this is used, with thinking switched off: see ``frame``.
         batch_tokens: The tokens of a batch, including padding and the cached prefix of every row. The number halves
             when the device runs out of memory and stays halved.
 
@@ -105,6 +118,9 @@ class CausalLM:
         before: The token ids in front of every prompt: of the chat template, or the token that begins a text.
         after: The token ids behind every prompt: of the chat template, up to where the answer begins.
         shares_prefix: Whether the rows of a batch attend to one row of prefix instead of copies (``shared_prefix``).
+
+    Raises:
+        ValueError: If the model would not see the prompts as they are, or could not answer them (``frame``).
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
@@ -112,21 +128,11 @@ class CausalLM:
 
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
         self.shares_prefix = shared_prefix.enable(model)
-        if tokenizer.chat_template:
-            chat = [{"role": "user", "content": _CONTENT}]
-            rendered = tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=True, enable_thinking=False
-            )
-            before, _, after = rendered.partition(_CONTENT)
-            self.before, self.after = (tokenizer.encode(part, add_special_tokens=False) for part in (before, after))
-        else:
-            first = tokenizer.bos_token_id
-            self.before, self.after = ([] if first is None else [first]), []
+        self.before, self.after = frame(tokenizer)
 
     def encode(self, text: str) -> list[int]:
-        """Return the token ids of plain text. What looks like a special token, such as ``<s>``, is read as text."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
-        return ids
+        """Return the token ids of plain text (``plain_ids``)."""
+        return plain_ids(self.tokenizer, text)
 
     @property
     def overhead(self) -> int:
@@ -281,6 +287,9 @@ class CausalLM:
                 length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
                 # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
                 text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
+                end_text = self.tokenizer.decode(answer[length : length + 1])
+                if end_text == "</s>" and text.count("<s>") > text.count("</s>"):
+                    text += end_text  # in Llama 2 and Mistral, what ends the score ends all of it
                 yield Completion(row, text, len(encoded[row]), length)
             done += size
 

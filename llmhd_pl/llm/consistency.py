@@ -3,11 +3,10 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-import scipy.sparse as sp
 import torch
 from torch import Tensor
 
-from llmhd_pl.llm.lexical import has_words, vectorizer
+from llmhd_pl.llm.lexical import tf_idf
 from llmhd_pl.llm.prompts import item_profile
 
 SIMILAR = 0.5
@@ -24,10 +23,7 @@ class SimilarItems:
     """
 
     def __init__(self, items: Sequence[Mapping[str, str]]) -> None:
-        profiles = [item_profile(fields) for fields in items]
-        # Where no title has a word, as in a catalog of symbols, no two items are known to be similar.
-        words = has_words(profiles)
-        self._rows = vectorizer(100_000).fit_transform(profiles) if words else sp.csr_array((len(profiles), 1))
+        self._rows = tf_idf([item_profile(fields) for fields in items], 100_000)
 
     def agreement(self, users: Tensor, items: Tensor, scores: Tensor, threshold: float) -> tuple[int, int]:
         """Count pairs of similar items of the same user, and those among them whose scores lie on the same side.

@@ -54,3 +54,21 @@ def silence(asked: int, unanswered: int, refused: str) -> str | None:
         f"{unanswered} of {asked} pairs got no score and are left to the loss. The item has no text, the user no "
         f"preference, or the judge's answers are not of the form that the prompt asks for{example}"
     )
+
+
+def nothing_scored(asked: int, refused: str) -> str | None:
+    """Return a message if a run has asked about pairs, however few, and none was scored.
+
+    Args:
+        asked: Pairs that were asked about.
+        refused: The last answer that was not of the form that was asked for, or an empty text.
+    """
+    if not asked:
+        return None
+    example = f" The last answer was {textwrap.shorten(refused, 300, placeholder='...')!r}." if refused else ""
+    return (
+        f"none of the {asked} pairs that the judge was asked about got a score, so the loss alone decided.{example} "
+        "If preferences.jsonl holds no preferences, the items have no text, or the judge writes no summaries; if it "
+        "holds some, the judge writes no scores of the form that the prompt asks for. Take another judge, or drop by "
+        "loss alone (the method t-ce)."
+    )

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.files import storable
 from llmhd_pl.llm.alignment import RECIPE, align, make_projections, scale
 from llmhd_pl.llm.digest import digest
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.tensor_files import Shapes, check_tensors, read_tensors, write_tensors
+from llmhd_pl.llm.texts import well_formed
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
 Encode = Callable[[list[str]], Tensor]
@@ -89,6 +89,9 @@ class EncoderScorer(VectorScorer):
 
         Returns:
             The centred embeddings, float32 [len(texts), d].
+
+        Raises:
+            ValueError: If the embeddings, or the projections that are learned, are not finite.
         """
         embeddings = self.embeddings(texts)
         centred = embeddings - embeddings.mean(dim=0)
@@ -99,7 +102,7 @@ class EncoderScorer(VectorScorer):
         key = digest(self.fingerprint.encode(), embeddings.numpy().tobytes(), pairs.tobytes())
         projections = make_projections(centred.shape[1]).requires_grad_(False)
         shapes = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
-        state = self._cached(key, shapes, lambda: align(centred, torch.from_numpy(pairs), self.seed))
+        state = self._cached(key, shapes, lambda: self._align(centred, pairs))
         self._projections = projections
         self._projections.load_state_dict(state)
         self._judged = F.normalize(self._projections["item"](scale(centred)), dim=1)
@@ -133,9 +136,12 @@ class EncoderScorer(VectorScorer):
 
         Returns:
             float32 [len(texts), d], each row of length 1.
+
+        Raises:
+            ValueError: If an embedding is not finite; it is not kept in the cache.
         """
         start = time.perf_counter()
-        texts = [storable(text) for text in texts]
+        texts = [well_formed(text) for text in texts]
         key = digest(self._encoder_fingerprint.encode(), *(text.encode() for text in texts))
         shapes = {"embeddings": (len(texts), None)}
         embeddings = self._cached(key, shapes, lambda: {"embeddings": self._embed(texts)})["embeddings"]
@@ -146,7 +152,22 @@ class EncoderScorer(VectorScorer):
         unique = list(dict.fromkeys(texts))  # the branches of a chain may share their text
         place = {text: row for row, text in enumerate(unique)}
         embeddings = load_encoder(self.model, self.revision)(unique)
+        wrong = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
+        if wrong:  # before they get into the cache, and into the mean, which would spoil all others
+            raise ValueError(
+                f"The sentence encoder {self.model!r} ({str(fast_dtype()).removeprefix('torch.')}) gives "
+                f"{len(wrong)} of {len(unique)} texts embeddings that are not finite, first {unique[wrong[0]][:99]!r}. "
+                "Its weights are broken, or it overflows in this format: load another copy, or take another encoder."
+            )
         return embeddings[[place[text] for text in texts]]
+
+    def _align(self, centred: Tensor, pairs: np.ndarray) -> dict[str, Tensor]:
+        state = align(centred, torch.from_numpy(pairs), self.seed)
+        if not all(weights.isfinite().all() for weights in state.values()):
+            raise ValueError(
+                f"The alignment of {self.model!r} has diverged: its weights are not finite. Set align to false."
+            )
+        return state
 
     def _cached(self, key: str, shapes: Shapes, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
         path = None if self.cache_dir is None else self.cache_dir / f"{key}.safetensors"

@@ -14,7 +14,7 @@ from llmhd_pl.items_by_user import ItemsByUser
 from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.consistency import SimilarItems
 from llmhd_pl.llm.preferences import Preferences
-from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.llm.scorer import Scorer, check_scores
 from llmhd_pl.scale import FITTING
 
 
@@ -77,11 +77,16 @@ class Judgements:
 
         Returns:
             float32 [m], 1 to 10; NaN is no answer.
+
+        Raises:
+            TypeError: If the scorer does not return a float32 tensor.
+            ValueError: If it does not return one score from 1 to 10, or NaN, for each pair.
         """
         self.summarize(epoch, users.unique().tolist())
         if not len(users):
             return torch.empty(0)
-        return self.scorer.score(self.preferences.current, torch.stack([users, items], dim=1))
+        pairs = torch.stack([users, items], dim=1)
+        return check_scores(self.scorer, self.scorer.score(self.preferences.current, pairs), pairs)
 
     def score_observed(self, epoch: int, samples: Tensor) -> tuple[Tensor, Agreement]:
         """Return the scores of the observed items of some samples; only those not asked about yet are asked about.

@@ -1,6 +1,7 @@
 """LexicalScorer: judges by the words that item texts share. It needs no model."""
 
-from collections.abc import Iterable
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,23 +33,30 @@ class LexicalScorer(VectorScorer):
             A sparse matrix, [len(texts), words and pairs of words].
 
         Raises:
-            ValueError: If no text has a word.
+            ValueError: If no text holds a word.
         """
-        if not has_words(texts):
+        vectors = tf_idf(texts, self.max_features)
+        if vectors.nnz == 0:
             raise ValueError(
-                f"None of the {len(texts)} item texts has a word, such as {texts[0][:40]!r}, and LexicalScorer judges "
-                "by words. Give items with texts (docs/data.md), or take another scorer."
+                f"None of the {len(texts)} items with text has a letter or a digit in it (the first is {texts[0]!r}), "
+                "so LexicalScorer has no words to judge by. Give the items other text fields, or take another scorer."
             )
-        return sp.csr_array(vectorizer(self.max_features).fit_transform(texts))
+        return vectors
 
 
-def has_words(texts: Iterable[str]) -> bool:
-    """Return whether any text has a word, without which ``vectorizer`` has nothing to count.
+def tf_idf(texts: Sequence[str], max_features: int) -> sp.csr_array:
+    """Return TF-IDF vectors of words and pairs of words.
 
     Args:
         texts: The texts.
+        max_features: The size of the vocabulary; the rarest words are left out.
+
+    Returns:
+        A sparse matrix, [len(texts), words and pairs of words], whose rows have length 1, or 0 without a word.
     """
-    return any(character.isalnum() or character == "_" for text in texts for character in text)
+    if not any(re.search(r"\w", text) for text in texts):
+        return sp.csr_array((len(texts), 1))
+    return sp.csr_array(vectorizer(max_features).fit_transform(texts))
 
 
 def vectorizer(max_features: int) -> Any:

@@ -13,7 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from llmhd_pl.llm.texts import approximate_tokens, as_data, truncate
+from llmhd_pl.llm.texts import approximate_tokens, as_data, beginning_as_data, truncate, well_formed
+from llmhd_pl.llm.thoughts import after_thought
 
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
 TEMPLATES = (T_SUM, T_SCORE, T_FP, T_FN)
@@ -25,8 +26,15 @@ MAX_WORDS = 100
 NO_TEXT = "(no description)"
 """The profile of an item without any text."""
 
+_CHARACTERS_PER_TOKEN = 64  # of a field are looked at; few words of any language are so long
+_CHARACTERS_PER_WORD = 32  # of a summary, on average at most
+
 _FOLDER = Path(__file__).parent / "templates"
 
+# Controls, the bidirectional ones (what is read would not be what is asked), other line ends, and no characters at all.
+_NO_TEXT_CHARACTER = re.compile(
+    "[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff\ufdd0-\ufdef\ufeff\ufffe\uffff]"
+)
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 # What each prompt must contain: its placeholders, in this order, and the tag that its answer is read from.
 _INSTRUCTIONS = ("role", "guard")
@@ -52,10 +60,11 @@ def item_profile(
     Returns:
         For example ``Elsewhere | author: Gabrielle Zevin``, or ``(no description)`` for an item without text.
     """
-    texts = {name: as_data(html.unescape(text)) for name, text in fields.items()}
+    most = _CHARACTERS_PER_TOKEN * max_tokens
+    texts = {name: beginning_as_data(text, most, html.unescape) for name, text in fields.items()}
     title = next((name for name in texts if name.lower().endswith(("title", "name"))), None)
     parts = [texts.pop(title)] if title is not None else []
-    parts += [f"{as_data(name.replace('_', ' '))}: {text}" for name, text in texts.items() if text]
+    parts += [f"{as_data(name.replace('_', ' '))[:most]}: {text}" for name, text in texts.items() if text]
     return truncate(" | ".join(part for part in parts if part) or NO_TEXT, max_tokens, count_tokens)
 
 
@@ -81,7 +90,7 @@ def sample_history(
     tokens = [count_tokens(f"{len(profiles)}. {profile}\n") for profile in profiles]
     if sum(tokens) <= max_tokens:
         return list(profiles)
-    keys = [hashlib.sha256(f"{seed} {user} {profile}".encode()).digest() for profile in profiles]
+    keys = [hashlib.sha256(f"{seed} {user} {well_formed(profile)}".encode()).digest() for profile in profiles]
     order = sorted(range(len(profiles)), key=lambda place: (keys[place], place))
     kept, left = [], max_tokens
     for place in order:
@@ -128,7 +137,7 @@ class Prompts:
                 "Give one of these names, or the path of a TOML file in the same form."
             )
         try:
-            texts = tomllib.loads(path.read_text(encoding="utf-8"))
+            texts = tomllib.loads(path.read_text(encoding="utf-8-sig"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} is not a TOML file in UTF-8: {error}.") from error
         _check(path, texts)
@@ -196,19 +205,23 @@ def parse_profile(answer: str) -> str | None:
 
 
 def parse_score(answer: str) -> int | None:
-    """Return N if the answer is ``<s>N</s>``, with N from 1 to 10 and nothing but white space around it, else None."""
-    match = re.fullmatch(r"<s>([1-9]|10)</s>", answer.strip())
+    """Return N if the answer is ``<s>N</s>``, with N from 1 to 10, else None.
+
+    There may be white space around it, and a finished thought before it.
+    """
+    match = re.fullmatch(r"<s>([1-9]|10)</s>", after_thought(answer).strip())
     return None if match is None else int(match[1])
 
 
 def _parse_tagged(answer: str, tag: str) -> str | None:
-    opening, closing = f"<{tag}>", f"</{tag}>"
+    answer, opening, closing = after_thought(answer), f"<{tag}>", f"</{tag}>"
     # With two of them, the model thinks aloud or repeats the question, and nobody can say which one it means.
     if answer.count(opening) != 1 or answer.count(closing) != 1:
         return None
     text = as_data(answer.partition(opening)[2].partition(closing)[0])
     # The prompts themselves show "..." between the tags.
-    return " ".join(text.split()[:MAX_WORDS]) if any(character.isalnum() for character in text) else None
+    text = " ".join(text.split()[:MAX_WORDS])[: MAX_WORDS * _CHARACTERS_PER_WORD].rstrip()
+    return text if any(character.isalnum() for character in text) else None
 
 
 def _numbered(profiles: Sequence[str]) -> str:
@@ -234,6 +247,11 @@ def _check(path: Path, texts: Mapping[str, object]) -> None:
     for key, text in texts.items():
         if not isinstance(text, str) or not text.strip():
             raise ValueError(f"{path}: key {key!r} must be a text.")
+        if (wrong := _NO_TEXT_CHARACTER.search(text)) is not None:
+            raise ValueError(
+                f"{path}: key {key!r} holds U+{ord(wrong[0]):04X}, which is no character of a text; remove it. Of the "
+                "control characters, only line breaks and tabs can be asked."
+            )
         found = _PLACEHOLDER.findall(text)
         fenced = _FENCED.get(key, ())
         wanted = (*_INSTRUCTIONS, *fenced) if key in TEMPLATES else ()

@@ -2,15 +2,22 @@
 
 import hashlib
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+from torch import Tensor
+
 from llmhd_pl.llm.asking import Rating
-from llmhd_pl.llm.causal_lm import CausalLM
-from llmhd_pl.llm.language_model import LanguageModelScorer, Scoring
+from llmhd_pl.llm.causal_lm import CausalLM, answer_paths, plain_ids
+from llmhd_pl.llm.chat_template import frame
+from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.first_answers import FirstAnswers
+from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS, LanguageModelScorer, Scoring
+from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
 
 # Weights, settings, tokenizer and chat template.
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -84,9 +91,29 @@ class QuantizedLLM(LanguageModelScorer):
         files = sorted(file for ending in _MODEL_FILES for file in Path(self.model).glob(f"*{ending}"))
         return " ".join(f"{file.name}:{file_digest(file)}" for file in files)
 
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        """Write the profiles of the items, and check that the model can be asked, before anything is paid for.
+
+        Args:
+            items: The text fields of every item.
+            pairs: The training interactions, int64 [n, 2]; not used.
+
+        Raises:
+            ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), or
+                if its tokenizer does not tell the ten scores apart.
+            OSError: If the tokenizer cannot be loaded.
+        """
+        frame(self._tokenizer)
+        if self.scoring == "expected":
+            answer_paths(self._token_ids)
+        super().prepare(items, pairs)
+
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text in the model's tokenizer."""
-        return len(self._tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True))
+        return len(self._token_ids(text))
+
+    def _token_ids(self, text: str) -> list[int]:
+        return plain_ids(self._tokenizer, text)
 
     @property
     def overhead(self) -> int:
@@ -102,9 +129,15 @@ class QuantizedLLM(LanguageModelScorer):
 
         Yields:
             The number of each prompt, its completion, the tokens of the prompt and those of the answer.
+
+        Raises:
+            RuntimeError: If none of the model's first eight answers has the form that was asked for.
         """
+        what = "score" if max_new_tokens == WRITTEN_SCORE_TOKENS else "text"
+        parsers = (parse_score,) if what == "score" else (parse_summary, parse_profile)
         for done in self.causal_lm.complete(prompts, max_new_tokens):
             yield done.index, done.text, done.prompt_tokens, done.answer_tokens
+            self._first_answers.wrote(what, done.text, any(parse(done.text) is not None for parse in parsers))
 
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
         """Compute expected scores, with the beginning of each group computed once.
@@ -113,11 +146,35 @@ class QuantizedLLM(LanguageModelScorer):
             groups: Prompts with a common beginning: the beginning and the endings.
 
         Yields:
-            The ratings, one group after another.
+            The ratings, one group after another. A score is NaN if the model's logits are not finite.
+
+        Raises:
+            RuntimeError: If the model's first eight scores are NaN.
         """
         for group, scores, tokens in self.causal_lm.rate(groups):
             for ending, (score, read) in enumerate(zip(scores, tokens, strict=True)):
                 yield Rating(group, ending, score, read, 0)
+                self._first_answers.rated(score)
+
+    def on_cached_answers(self, template: str, answers: Collection[str]) -> None:
+        """Note that the model can answer.
+
+        Args:
+            template: The name of the template.
+            answers: The answers, as they are kept.
+        """
+        if answers:
+            rated = template == T_SCORE and self.scoring == "expected"
+            self._first_answers.found_valid("rating" if rated else "score" if template == T_SCORE else "text")
+
+    @cached_property
+    def _first_answers(self) -> FirstAnswers:
+        dtype = str(fast_dtype(self._device)).removeprefix("torch.")
+        return FirstAnswers(f"{self.model!r} (quantization {self.quantization!r}, {dtype})")
+
+    @property
+    def _device(self) -> str:
+        return self.device or ("cuda" if torch.cuda.is_available() else "cpu")
 
     @cached_property
     def _tokenizer(self) -> Any:
@@ -129,16 +186,12 @@ class QuantizedLLM(LanguageModelScorer):
     @cached_property
     def causal_lm(self) -> CausalLM:
         """The model with its tokenizer; loaded when this is first read."""
-        import torch
         from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-        from llmhd_pl.llm.dtypes import fast_dtype
 
         if self.quantization == "int8":
             # Otherwise it says "inputs will be cast" for every layer and call.
             logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = fast_dtype(device)
+        device, dtype = self._device, fast_dtype(self._device)
         options: dict[Quantization, dict[str, Any]] = {
             "nf4": {
                 "load_in_4bit": True,

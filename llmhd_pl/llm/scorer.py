@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from llmhd_pl.llm.accounting import Budget, Usage
@@ -98,3 +99,38 @@ def check_scorer(scorer: object) -> None:
         raise TypeError(
             f"{type(scorer).__name__} lacks {', '.join(missing)}: let it inherit from llmhd_pl.Scorer, which has them."
         )
+
+
+def check_scores(scorer: object, scores: object, pairs: Tensor) -> Tensor:
+    """Check what a judge has said, where it comes in: a number that is no score would be taken for one.
+
+    Args:
+        scorer: The judge, for error messages.
+        scores: What its ``score`` returned.
+        pairs: The pairs that it was asked about, int64 [n, 2].
+
+    Returns:
+        The scores, float32 [n], without their history of gradients.
+
+    Raises:
+        TypeError: If they are not a float32 tensor.
+        ValueError: If they are not one for each pair, on the device of the pairs, from 1 to 10 or NaN.
+    """
+    name = f"{type(scorer).__name__}.score"
+    if not isinstance(scores, Tensor) or scores.dtype != torch.float32:
+        what = f"a tensor of {scores.dtype}" if isinstance(scores, Tensor) else f"a {type(scores).__name__}"
+        raise TypeError(f"{name} must return a float32 tensor, with NaN for no answer; it returned {what}.")
+    if scores.shape != (len(pairs),) or scores.device != pairs.device:
+        raise ValueError(
+            f"{name} must return one score for each of {len(pairs)} pairs, of shape [{len(pairs)}] on {pairs.device}; "
+            f"it returned shape {list(scores.shape)} on {scores.device}."
+        )
+    wrong = ~(scores.isnan() | ((scores >= 1) & (scores <= 10)))
+    if wrong.any():
+        first = int(wrong.nonzero()[0])
+        user, item = pairs[first].tolist()
+        raise ValueError(
+            f"{name} must return scores from 1 (does not fit) to 10 (fits), or NaN for no answer; {int(wrong.sum())} "
+            f"of {len(pairs)} are outside, first {float(scores[first])} for user {user} and item {item}."
+        )
+    return scores.detach()

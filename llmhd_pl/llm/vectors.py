@@ -89,8 +89,8 @@ class VectorScorer(Scorer):
             pairs: The noisy training interactions (user, item), int64 [n, 2].
 
         Raises:
-            ValueError: If no item has text, a pair names an item that does not exist, or there are too few
-                interactions to fit the curve.
+            ValueError: If no item has text, a pair names an item that does not exist, there are too few interactions
+                to fit the curve, or the vectors are not one row of finite floating point numbers for each text.
         """
         observed = pairs.cpu().numpy()
         _check_range(observed[:, 1], len(items))
@@ -105,8 +105,9 @@ class VectorScorer(Scorer):
         self._row = np.where(has_text, has_text.cumsum() - 1, -1)
         observed = np.stack([observed[:, 0], self._row[observed[:, 1]]], axis=1)
         observed = np.unique(observed[observed[:, 1] >= 0], axis=0)
-        self.item_vectors = self.vectorize([profile for profile in profiles if profile != NO_TEXT], observed)
-        self._squares: np.ndarray = (self.item_vectors * self.item_vectors).sum(axis=1)
+        texts = [profile for profile in profiles if profile != NO_TEXT]
+        self.item_vectors = self.vectorize(texts, observed)
+        self._squares = self._checked_squares(texts)
         self._calibrate(observed)
 
     def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
@@ -206,8 +207,33 @@ class VectorScorer(Scorer):
             chunk = answerable[start : start + CHUNK]
             first, last = user_rows[chunk[[0, -1]]]
             sums = membership[first : last + 1] @ self.item_vectors
-            similarity[chunk] = self.cosine(sums, user_rows[chunk] - first, items[chunk], inside[chunk])
+            cosine = self.cosine(sums, user_rows[chunk] - first, items[chunk], inside[chunk])
+            if np.shape(cosine) != chunk.shape or np.isinf(cosine).any():
+                raise ValueError(
+                    f"{type(self).__name__}.cosine must return one number for each of {len(chunk)} pairs, NaN where "
+                    f"there is none; it returned shape {np.shape(cosine)} with {np.isinf(cosine).sum()} infinite ones."
+                )
+            similarity[chunk] = cosine
         return similarity
+
+    def _checked_squares(self, texts: Sequence[str]) -> np.ndarray:
+        """Return the squared lengths of the vectors, [len(texts)], after a check that they can be compared."""
+        vectors, name = self.item_vectors, type(self).__name__
+        if vectors.ndim != 2 or vectors.shape[0] != len(texts) or not np.issubdtype(vectors.dtype, np.floating):
+            raise ValueError(
+                f"{name}.vectorize must return one row of floating point numbers for each of {len(texts)} texts; it "
+                f"returned {vectors.dtype} {list(vectors.shape)}."
+            )
+        with np.errstate(over="ignore", invalid="ignore"):
+            squares: np.ndarray = (vectors * vectors).sum(axis=1)
+        wrong = np.flatnonzero(~np.isfinite(squares))
+        if len(wrong):
+            raise ValueError(
+                f"{name}: the vectors of {len(wrong)} of {len(texts)} texts are not finite or too long for "
+                f"{vectors.dtype}, first that of {texts[wrong[0]][:200]!r}, so nothing can be compared with them. Take "
+                "another model, and delete what cache_dir holds of this one, if there is one."
+            )
+        return squares
 
     def _calibrate(self, observed: np.ndarray) -> None:
         """Fit ``p(observed | similarity) = expit(intercept + slope * similarity)`` with slope >= 0."""

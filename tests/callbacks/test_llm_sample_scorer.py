@@ -1,6 +1,7 @@
 import json
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -171,7 +172,8 @@ def test_an_observed_pair_is_asked_about_again_only_after_a_revision(
 def test_a_pair_without_an_answer_is_not_asked_about_again(tmp_path: Path) -> None:
     data = catalog()
     scorer = FakeScorer(lambda user, item, preference: NAN)
-    run(tmp_path, data, scorer=scorer, scored="all")
+    with pytest.raises(RuntimeError, match="got a score"):
+        run(tmp_path, data, scorer=scorer, scored="all")
     assert len(scorer.pairs) == len(data.train_users)
 
 
@@ -182,11 +184,36 @@ def test_without_answers_the_loss_decides(tmp_path: Path, rule: str, objective: 
     with warnings.catch_warnings():
         warnings.filterwarnings("error", "LLMSampleScorer")  # no answer is no judgement to be warned of, but
         warnings.filterwarnings("ignore", ".*got no score")
-        _, _, before, after = run(tmp_path, catalog(), objective, scorer=scorer, rule=rule)
-    assert scorer.pairs
+        data, method = catalog(), Method(scorer, rule=rule)
+        before, after = Keep(method.recorder), Keep(method.recorder)
+        trainer = quiet(tmp_path, method.recorder, method.pruning, before, method.llm, after, max_epochs=EPOCHS)
+        with pytest.raises(RuntimeError, match=r"none of the \d+ pairs .* got a score.*t-ce"):
+            trainer.fit(playback(data, EPOCHS, objective), data)
+    assert scorer.pairs and len(after.weights) == EPOCHS  # only when the fit ends
+    assert (tmp_path / "judgements.jsonl").is_file()
     for one, two in zip(before.weights, after.weights, strict=True):
         assert torch.equal(one, two)
     assert not any((status == HARD).any() for status in after.status)
+
+
+@pytest.mark.parametrize("answered_pairs", [0, 1])
+def test_a_run_in_which_nothing_was_scored_does_not_end_as_if_all_were_well(
+    tmp_path: Path, answered_pairs: int
+) -> None:
+    """However few the pairs are, also after a resume; but one score in any epoch is a score."""
+    left = iter([7.0] * answered_pairs)
+    data = catalog()
+    scorer = FakeScorer(lambda user, item, preference: next(left, NAN))
+    few = {"max_drop_rate": 0.02}
+    method = Method(scorer, pruning=few)
+    trainer = quiet(tmp_path, *method.without_updates, max_epochs=2)
+    with nullcontext() if answered_pairs else pytest.raises(RuntimeError, match="got a score"):
+        trainer.fit(playback(data, EPOCHS), data)
+    assert 0 < len(scorer.pairs) < 20
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    again = quiet(tmp_path, *Method(scorer, pruning=few).without_updates, max_epochs=EPOCHS)
+    with nullcontext() if answered_pairs else pytest.raises(RuntimeError, match="got a score"):
+        again.fit(playback(data, EPOCHS), data, ckpt_path=tmp_path / "end.ckpt")
 
 
 def test_preferences_come_from_all_observed_items_of_those_who_are_asked_about(tmp_path: Path) -> None:
@@ -309,7 +336,8 @@ def test_a_judge_that_does_not_answer_is_reported_once(tmp_path: Path, answered:
     method = Method(scorer, rule="joint", scored="all")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        quiet(tmp_path, *method.without_updates, max_epochs=3).fit(playback(data, 3), data)
+        with nullcontext() if answered else pytest.raises(RuntimeError, match="The last answer was 'I am only a model"):
+            quiet(tmp_path, *method.without_updates, max_epochs=3).fit(playback(data, 3), data)
     told = [str(warning.message) for warning in caught if "got no score" in str(warning.message)]
     assert len(told) == reported and all("one that is not: 'I am only a model.'" in message for message in told)
 

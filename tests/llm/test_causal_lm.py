@@ -118,6 +118,13 @@ def test_expected_score_by_hand_with_ten_as_two_tokens() -> None:
     assert expected_score(logits, paths).tolist() == pytest.approx([1 * 3 / 8 + 2 / 2 + 10 / 8])
 
 
+def test_no_expected_score_leaves_the_scale() -> None:
+    """A model that is certain says 10, not 10.000001, which would be no answer."""
+    logits = torch.randn(300_000, 1, 10, generator=torch.Generator().manual_seed(0)) * 6
+    scores = expected_score(logits, [[n] for n in range(10)])
+    assert scores.min() >= 1 and scores.max() == 10
+
+
 GROUPS = [
     ("The otter likes rivers.\n", ["fish", "a long book about the otter | a: b", "x"]),
     ("", ["nothing before", "it"]),

@@ -44,6 +44,7 @@ def test_similar_is_what_a_dense_loop_finds() -> None:
     assert SimilarItems(items).agreement(users, chosen, scores, 5.5) == (agreed, len(alike))
 
 
-def test_where_no_title_has_a_word_nothing_is_known_to_be_similar() -> None:
-    users, items, scores = torch.tensor([1, 1]), torch.tensor([0, 1]), torch.tensor([1.0, 9.0])
-    assert SimilarItems([{"title": "*"}, {"title": "**"}]).agreement(users, items, scores, 5.5) == (0, 0)
+def test_items_without_a_word_are_similar_to_none() -> None:
+    similar = SimilarItems([{"title": "!!!"}, {"title": "???"}])
+    users, items = torch.tensor([0, 0]), torch.tensor([0, 1])
+    assert similar.agreement(users, items, torch.tensor([1.0, 9.0]), 5.5) == (0, 0)

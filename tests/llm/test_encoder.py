@@ -224,6 +224,34 @@ def test_damaged_cache_file_is_set_aside_and_made_anew(
     assert stub.loaded == 2
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("aligned", [False, True])
+def test_embeddings_that_are_not_finite_are_refused_and_not_kept(
+    stub: StubEncoder, tmp_path: Path, value: float, aligned: bool
+) -> None:
+    """One of them would spoil the mean, which is subtracted from all."""
+    scorer = EncoderScorer("broken/encoder", align=aligned, cache_dir=tmp_path)
+    before = stub.table[5].clone()
+    stub.table[5, 3] = value
+    with pytest.raises(ValueError, match=r"'broken/encoder' \(.*float.*\) gives 1 of .* not finite, first 'item 5'"):
+        scores_of(scorer)
+    assert not list(tmp_path.iterdir())
+    stub.table[5] = before
+    assert scores_of(scorer).isfinite().any()
+
+
+def test_an_alignment_that_diverges_is_refused_and_not_kept(
+    stub: StubEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def diverge(embeddings: Tensor, pairs: Tensor, seed: int) -> dict[str, Tensor]:
+        return {name: weights * float("nan") for name, weights in align(embeddings, pairs, seed).items()}
+
+    monkeypatch.setattr(encoder, "align", diverge)
+    with pytest.raises(ValueError, match=r"alignment of 'm' has diverged.*align to false"):
+        scores_of(EncoderScorer("m", cache_dir=tmp_path))
+    assert len(list(tmp_path.iterdir())) == 1  # the embeddings
+
+
 def test_fingerprint(tmp_path: Path) -> None:
     for name, content in (("a", "1"), ("b", "1"), ("c", "2")):
         (tmp_path / name).mkdir()

@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.special import expit
 
-from llmhd_pl.llm.lexical import LexicalScorer, vectorizer
+from llmhd_pl.llm.lexical import LexicalScorer, tf_idf, vectorizer
 from llmhd_pl.llm.prompts import item_profile
 
 CITIES = ("Tucson", "Boise", "Reno")
@@ -61,6 +61,8 @@ def test_short_words_and_numbers_count() -> None:
     assert list(vectorizer(100).build_analyzer()("5th A, B2")) == ["5th", "a", "b2", "5th a", "a b2"]
 
 
-def test_a_catalog_without_any_word_is_refused_by_name() -> None:
-    with pytest.raises(ValueError, match=r"None of the 60 item texts has a word, such as '\*'.*take another scorer"):
-        LexicalScorer().prepare([{"title": "*"}] * 60, visits())
+def test_texts_without_a_single_word_are_refused() -> None:
+    items = [{"title": mark * 3} for mark in "!?.-+*" * 5]
+    with pytest.raises(ValueError, match=r"None of the 30 items with text has a letter or a digit .*'!!!'"):
+        LexicalScorer().prepare(items, visits() % 30)
+    assert tf_idf(["!!!", "???"], 100).nnz == 0 and tf_idf(["!!!", "otter"], 100).nnz == 1

@@ -153,6 +153,29 @@ def test_a_key_without_a_text_is_refused(tmp_path: Path, role: str) -> None:
         Prompts.load(str(file))
 
 
+@pytest.mark.parametrize("code", [0, 7, 0x0B, 0x0D, 0x7F, 0x85, 0x2028, 0x2029, 0x202E, 0x2067, 0xFDD0, 0xFEFF, 0xFFFE])
+@pytest.mark.parametrize("key", ["role", "T_score"])
+def test_a_file_with_what_is_no_character_of_a_text_is_refused(tmp_path: Path, code: int, key: str) -> None:
+    """Written as an escape, as TOML allows, or as it is."""
+    file = tmp_path / "wrong.toml"
+    for written in (f"\\u{code:04x}", chr(code)):
+        content = BOOKS.read_text().replace(f'{key} = """\n', f'{key} = """\nx{written}y ')
+        assert written in content
+        file.write_text(content, encoding="utf-8", newline="")
+        if len(written) == 1 and (code < 32 or code == 127):
+            continue  # which TOML refuses itself
+        with pytest.raises(ValueError, match=rf"wrong.toml: key '{key}' holds U\+{code:04X}.*remove it"):
+            Prompts.load(str(file))
+
+
+def test_a_file_may_hold_any_writing_and_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    file = tmp_path / "mine.toml"
+    file.write_text(
+        BOOKS.read_text().replace('role = """\n', 'role = """\n\t\u06cc\u200c\u0645 \U0001f9a6 '), "utf-8-sig"
+    )
+    assert Prompts.load(str(file)).texts["role"].startswith("\u06cc\u200c\u0645 \U0001f9a6")
+
+
 def test_a_file_that_is_not_text_or_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'role = "caf\xe9"')
     with pytest.raises(ValueError, match=r"latin.toml is not a TOML file in UTF-8"):

@@ -1,7 +1,10 @@
+import math
 import warnings
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,6 +12,7 @@ from scipy.special import expit
 from torch import Tensor
 
 from llmhd_pl.llm import vectors
+from llmhd_pl.llm.judgements import Judgements
 from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
@@ -214,3 +218,101 @@ def test_nothing_to_score() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert scorer.score({0: [1]}, torch.empty(0, 2, dtype=torch.int64)).shape == (0,)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf"), 1e30])
+@pytest.mark.parametrize("sparse", [False, True])
+def test_vectors_that_cannot_be_compared_are_refused(value: float, sparse: bool) -> None:
+    table, pairs = two_tastes()
+    table[7, 0] = value
+    scorer = TableScorer(sp.csr_array(table) if sparse else table)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"TableScorer: the vectors of 1 of 30 texts are not finite.*float32.* '7'"):
+        scorer.prepare(items_with_text(30), pairs)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda table: table[:-1], lambda table: table[:, 0], lambda table: table.astype(np.int64)]
+)
+def test_vectors_of_another_form_are_refused(wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+    class Crooked(TableScorer):
+        def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
+            return wrong(self.table)
+
+    table, pairs = two_tastes()
+    with pytest.raises(ValueError, match=r"Crooked.vectorize must return one row .* 30 texts; it returned"):
+        Crooked(table).prepare(items_with_text(30), pairs)
+
+
+def test_a_vector_of_zeros_resembles_nothing() -> None:
+    table, pairs = two_tastes()
+    table[7] = 0
+    scorer = TableScorer(table)
+    scorer.prepare(items_with_text(30), pairs)
+    scores = scorer.score(dict(histories(pairs)), pairs)
+    assert scores[pairs[:, 1] == 7].isnan().all() and not scores[pairs[:, 1] != 7].isnan().any()
+
+
+@pytest.mark.parametrize("wrong", [lambda found: found * np.inf, lambda found: found[:1], lambda found: found[:, None]])
+def test_similarities_of_another_form_are_refused(wrong: Callable[[np.ndarray], np.ndarray]) -> None:
+    class Crooked(TableScorer):
+        def cosine(self, *arguments: np.ndarray) -> np.ndarray:  # type: ignore[override]
+            return wrong(super().cosine(*arguments))
+
+    table, pairs = two_tastes()
+    with pytest.raises(ValueError, match=r"Crooked.cosine must return one number for each of"):
+        Crooked(table).prepare(items_with_text(30), pairs)
+
+
+class Saying(Scorer):
+    """A scorer of somebody else's, which returns what it is told to."""
+
+    def __init__(self, said: object) -> None:
+        self.said = said
+
+    def prepare(self, items: object, pairs: Tensor) -> None: ...
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
+        return dict.fromkeys(histories, "all")
+
+    def score(self, preferences: object, pairs: Tensor) -> Tensor:
+        return self.said  # type: ignore[return-value]
+
+    def revise(self, preferences: object, disliked: object, liked: object) -> dict[int, Preference]:
+        return {}
+
+
+def said(scorer: Scorer) -> Tensor:
+    users, items = torch.tensor([0, 1, 1]), torch.tensor([1, 0, 2])
+    return Judgements(scorer, [{"title": "x"}] * 3, users, items).score(0, users, items)
+
+
+def test_scores_on_the_scale_and_no_answers_are_taken() -> None:
+    scores = torch.tensor([1.0, math.nan, 10.0], requires_grad=True)
+    taken = said(Saying(scores))
+    assert torch.equal(taken.nan_to_num(0), torch.tensor([1.0, 0.0, 10.0])) and not taken.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("scores", "error", "message"),
+    [
+        (torch.tensor([5.0, 0.5, 7.0]), ValueError, "to 10 .*1 of 3 are outside, first 0.5 for user 1 and item 0"),
+        (torch.tensor([5.0, 7.0, 10.01]), ValueError, "first 10.01.* for user 1 and item 2"),
+        (torch.tensor([math.inf, 7.0, 7.0]), ValueError, "first inf for user 0 and item 1"),
+        (torch.tensor([7.0, -math.inf, 7.0]), ValueError, "first -inf"),
+        (torch.tensor([0.2, 0.9, 0.5]), ValueError, "3 of 3 are outside"),  # probabilities
+        (torch.tensor([80.0, 90.0, math.nan]), ValueError, "2 of 3 are outside"),  # percent
+        (torch.tensor([5.0, 7.0]), ValueError, r"each of 3 pairs.*returned shape \[2\]"),
+        (torch.tensor([[5.0, 7.0, 7.0]]), ValueError, r"shape \[1, 3\]"),
+        (torch.tensor(5.0), ValueError, r"shape \[\]"),
+        (torch.empty(3, device="meta"), ValueError, "on meta"),
+        (torch.tensor([5, 7, 7]), TypeError, "float32 tensor.*torch.int64"),
+        (torch.tensor([5.0, 7.0, 7.0], dtype=torch.float64), TypeError, "torch.float64"),
+        (torch.tensor([5.0, 7.0, 7.0], dtype=torch.float16), TypeError, "torch.float16"),
+        ([5.0, 7.0, 7.0], TypeError, "a list"),
+        (np.array([5.0, 7.0, 7.0]), TypeError, "a ndarray"),
+        (None, TypeError, "a NoneType"),
+    ],
+)
+def test_what_is_no_score_is_refused_where_it_comes_in(scores: object, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=rf"Saying.score must return .*{message}"):
+        said(Saying(scores))
