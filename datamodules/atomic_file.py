@@ -192,8 +192,8 @@ class AtomicFile:
                     fields[names.index(name)].encode()
                 except UnicodeEncodeError as error:
                     raise ValueError(f"{where}: {name} is not UTF-8 text. Convert the file to UTF-8.") from error
-            if len(line) >= _BLOCK // 4:  # a character has up to four bytes
-                raise ValueError(f"{where} is too long ({len(line)} characters). Shorten it to {_BLOCK // 4 - 1}.")
+            if len(line.encode(errors="surrogateescape")) > _BLOCK:
+                raise ValueError(f"{where} is longer than {_BLOCK} bytes. Shorten it.")
 
     def _parse(self, parse: Callable[[pa.Array], pa.Array], texts: pa.Array, name: str, row: int) -> pa.Array:
         """Turn a block of texts, which begins at this row, into numbers."""

@@ -1,7 +1,8 @@
 """Read pickles of SciPy matrices and plain containers without running any code that they name.
 
-``find_forbidden`` looks at a file first. ``_ArrayUnpickler`` imports nothing. It replaces each NumPy and SciPy class
-that a pickled matrix needs by a stand-in of this file, which only keeps the data, and refuses every other class. ``load_matrix`` then checks what was kept.
+``find_forbidden`` looks at a file first. ``_ArrayUnpickler`` imports nothing: it replaces each NumPy and SciPy class
+that a pickled matrix needs by a stand-in of this file, which only keeps the data, and refuses every other class.
+``load_matrix`` then checks what was kept.
 """
 
 import operator
@@ -29,7 +30,7 @@ def brief(value: object) -> str:
         return repr(value[:80])
     if isinstance(value, int) and value.bit_length() <= 64:
         return repr(value)
-    return f"of type {type(value).__name__.lstrip('_')}"
+    return f"<{type(value).__name__.lstrip('_')}>"
 
 
 class _StandIn:
@@ -166,8 +167,8 @@ class _ArrayUnpickler(pickle.Unpickler):
         if (modern, name) not in _STAND_INS:
             raise RefusedPickleError(
                 f"{self._path} wants to load {module[:80]}.{name[:80]}. Only SciPy and NumPy array classes are "
-                "allowed, so the file was refused and nothing in it was run. If you trust its origin, convert it to a plain "
-                "scipy.sparse matrix."
+                "allowed, so the file was refused and nothing in it was run. If you trust its origin, convert it to a "
+                "plain scipy.sparse matrix."
             )
         return _STAND_INS[modern, name]
 
