@@ -125,10 +125,10 @@ class AtomicFiles(InteractionDataModule):
         """
         if not self.data_dir.is_dir():
             what = "is a file" if self.data_dir.exists() else "does not exist"
-            raise FileNotFoundError(f"{self.data_dir.resolve()} {what}. Set data_dir to the folder of the .inter file.")
+            raise FileNotFoundError(f"{self.data_dir.absolute()} {what}. Set data_dir to the folder of the .inter file.")
         path = self._only_file("inter")
         if path is None:
-            raise FileNotFoundError(f"No .inter file is in {self.data_dir.resolve()}. Set data_dir to its folder.")
+            raise FileNotFoundError(f"No .inter file is in {self.data_dir.absolute()}. Set data_dir to its folder.")
         table, user_names, item_names = self._read_interactions(path)
         with Console().status(f"splitting {len(table):,} interactions") if len(table) > _MANY else nullcontext():
             return self._split(path, table, user_names, item_names)

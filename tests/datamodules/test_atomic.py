@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections import Counter
 from math import inf, nan
 from pathlib import Path
@@ -349,6 +351,43 @@ def test_the_random_split_depends_on_the_seed_alone() -> None:
     for part in ("valid", "test"):  # neither the first nor the last of each user's rows
         places = Counter(item for _, item in named(first, part))
         assert len(places) > 5
+
+
+@pytest.mark.parametrize("split", ["random", "temporal"])
+def test_users_with_one_interaction_each_leave_nothing_to_validate_on(split: Any) -> None:
+    with TemporaryDirectory() as folder:
+        write(Path(folder), [(f"u{user}", f"i{user % 5}", 5, user) for user in range(20)])
+        data = AtomicFiles(folder, split=split)
+        data.setup()
+    assert (len(data.interactions.train), len(data.interactions.valid), len(data.interactions.test)) == (20, 0, 0)
+    for loader in (data.val_dataloader(), data.test_dataloader()):
+        assert len(loader) == 0 and list(loader) == []
+    (batch,) = data.predict_dataloader()
+    assert len(batch["user"]) == 20
+
+
+def test_a_million_rows_take_60_mb(tmp_path: Path) -> None:
+    """And 30 MB however many rows there are. Columns of text would take .5 GB."""
+    code = f"""if True:
+        import resource
+        import numpy as np
+        from llmhd_pl.datamodules import AtomicFiles
+        rng = np.random.default_rng(0)
+        users, items, times = (rng.integers(high, size=10**6) for high in (50_000, 20_000, 10**9))
+        with open({str(tmp_path / "x.inter")!r}, "w") as file:
+            file.write({HEADER!r} + "\\n")
+            file.writelines(f"{{u}}\\t{{i}}\\t{{i % 5}}.0\\t{{t}}\\n" for u, i, t in zip(users, items, times))
+        del users, items, times
+        data = AtomicFiles({str(tmp_path)!r}, split="temporal", rating_threshold=1)
+        # The peak is of this process: it starts again from what is resident now.
+        open("/proc/self/clear_refs", "w").write("5")
+        peak = lambda: int(next(line for line in open("/proc/self/status") if "VmHWM" in line).split()[1]) / 1000
+        base = peak()
+        data.load()
+        print(peak() - base)
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 30 + 60
 
 
 # The text of the items
