@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from llmhd_pl.llm.alignment import RECIPE, align, make_projections, scale
 from llmhd_pl.llm.digest import digest
 from llmhd_pl.llm.dtypes import fast_dtype
-from llmhd_pl.llm.tensor_files import Shapes, check_tensors, read_tensors, write_tensors
+from llmhd_pl.llm.tensor_files import Shapes, read_tensors, write_tensors
 from llmhd_pl.llm.texts import well_formed
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
@@ -175,10 +175,6 @@ class EncoderScorer(VectorScorer):
         if tensors is not None:
             return tensors
         tensors = compute()
-        try:
-            check_tensors(tensors, shapes)
-        except ValueError as error:
-            raise ValueError(f"The sentence encoder {self.model} cannot be used: {error}. Take another one.") from error
         if path is not None:
             try:
                 write_tensors(path, tensors)
