@@ -10,6 +10,7 @@ from llmhd_pl.callbacks.ramps import RateOf
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
 from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
 from llmhd_pl.denoising.store import observed
+from llmhd_pl.fingerprint import digest_of
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch
 from llmhd_pl.training_data import training_interactions
@@ -39,6 +40,7 @@ class DoubleCorrection(TruncatedLoss):
     """
 
     history: LossHistory | None = None
+    _data: str | None = None  # a digest of the interactions, if they are known
 
     def __init__(
         self,
@@ -61,7 +63,8 @@ class DoubleCorrection(TruncatedLoss):
         num_samples = self.num_samples
         if num_samples is None:
             remedy = "Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
-            num_samples = len(training_interactions(trainer, self, remedy)[0])
+            users, items = training_interactions(trainer, self, remedy)
+            num_samples, self._data = len(users), digest_of(users, items)
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("DoubleCorrection's sigma^2 falls to 0 over the epochs of a run: set max_epochs.")
         self.history = LossHistory(num_samples, trainer.strategy.root_device)
@@ -90,19 +93,24 @@ class DoubleCorrection(TruncatedLoss):
             return {}  # nothing was trained
         state = {name: value.clone() for name, value in vars(self.history).items()}
         if self._trainer.world_size == 1:
-            return state
+            return state | {"data": self._data}
         # The process that owns a sample has seen it most often; a sample not seen since a resume is the same for all.
         # Nothing here is negative, so that the largest is what the owners say.
         owned = state["seen"] == reduced(self._trainer, state["seen"], "max")
         return {
             name: reduced(self._trainer, torch.where(owned, value, torch.full_like(value, -1)), "max")
             for name, value in state.items()
-        }
+        } | {"data": self._data}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the history of a checkpoint, whatever the number of processes that wrote it."""
         if self.history is None or not state_dict:
             return  # evaluation needs none of it
+        if state_dict["data"] != self._data:
+            raise ValueError(
+                "The checkpoint's history of losses belongs to other interactions: sample numbers would be taken for "
+                "those of others. Resume with the same data, split, noise and seed."
+            )
         for name, value in vars(self.history).items():
             if state_dict[name].shape != value.shape:
                 raise ValueError(

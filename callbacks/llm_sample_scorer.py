@@ -73,7 +73,8 @@ class LLMSampleScorer(EpochEndCallback):
             )
         self.scorer, self.rule, self.scored, self.score_weight, self.texts = scorer, rule, scored, score_weight, texts
         self._trainer: Trainer | None = None
-        self._last: tuple[int, Tensor] | None = None  # the last epoch that was decided, and its observed scores
+        # The last epoch that was decided, and the scores and the status of its observed items.
+        self._last: tuple[int, Tensor, Tensor] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the callbacks before it and the texts of the items."""
@@ -126,7 +127,8 @@ class LLMSampleScorer(EpochEndCallback):
         epoch.decide(decide(self.rule, epoch, positive, negative, self.score_weight))
         self._report_answers(pl_module, epoch, (observed_wanted, positive), (sampled_wanted, negative))
         self._report_doubts(pl_module, epoch, suspicious, (observed_wanted, positive), (sampled_wanted, negative))
-        self._last = epoch.number, positive
+        # A copy: if the next epoch is broken off while it asks, its status is half decided.
+        self._last = epoch.number, positive, observed(epoch.status).cpu().clone()
         self.judgements.write_preferences()
 
     def _wanted(self, epoch: Epoch) -> tuple[Tensor, Tensor]:
@@ -195,19 +197,28 @@ class LLMSampleScorer(EpochEndCallback):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write ``judgements.jsonl``, and refuse a run in which no pair was scored."""
-        self._write_judgements(trainer)
+        try:
+            self._write_judgements(trainer)
+        except OSError as error:
+            self._warn(str(error))
         budget = self.scorer.budget
         if not self._scored and not (budget is not None and budget.exhausted):
             message = doubts.nothing_scored(self._asked, self.scorer.refused)
             if message is not None:
                 raise RuntimeError(f"LLMSampleScorer: {message}")
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Write ``judgements.jsonl`` for a run that is broken off, too, without hiding what broke it off."""
+        try:
+            self._write_judgements(trainer)
+        except Exception as error:
+            exception.add_note(f"And judgements.jsonl could not be written: {type(error).__name__}: {error}")
+
     def _write_judgements(self, trainer: Trainer) -> None:
         """Write what was decided about the suspicious observed items of the last epoch."""
         if self._last is None:
             return
-        epoch, scores = self._last
-        status = observed(self.recorder.store.status).cpu()
+        epoch, scores, status = self._last
         samples = (status != CLEAN).nonzero().flatten()
         data = getattr(getattr(trainer, "datamodule", None), "interactions", None)
         self.judgements.write(
@@ -219,10 +230,6 @@ class LLMSampleScorer(EpochEndCallback):
             getattr(data, "user_names", None),
             getattr(data, "item_names", None),
         )
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Write ``judgements.jsonl`` for a run that is broken off, too."""
-        self._write_judgements(trainer)
 
     def state_dict(self) -> dict[str, Any]:
         """Return preferences, scores and usage of all processes. Lightning calls it on every process at once."""

@@ -9,7 +9,7 @@ from torch import Tensor, int8, stack
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import CLEAN, HARD, observed
-from llmhd_pl.files import whole_file
+from llmhd_pl.files import write_or_warn
 from llmhd_pl.processes import own_file
 from llmhd_pl.training_data import known_noise
 
@@ -22,7 +22,8 @@ class NoiseAudit(EpochEndCallback):
     *Dropped* has weight 0 in the next epoch. *Kept* was in the noise set and found hard. That is right if the data says
     that the sample is hard or, where the data only tells noise from the rest, if it is not noise. The recall of "kept
     is hard" counts the hard samples of the noise set. After the last epoch ``audit.npz`` in the run's folder holds
-    ``kind`` (0 easy, 1 hard, 2 noise), ``status``, ``loss`` and ``variance`` of every sample.
+    ``kind`` (0 easy, 1 hard, 2 noise), ``status``, ``loss`` and ``variance`` of every sample; if it cannot be written,
+    there is a warning.
 
     Place it after the callbacks that decide. Data without noise (``noise_ratio`` 0) is not audited.
 
@@ -72,11 +73,15 @@ class NoiseAudit(EpochEndCallback):
             return
         store = self.recorder.store
         path = own_file(trainer, Path(trainer.log_dir or trainer.default_root_dir) / "audit.npz")
-        with whole_file(path) as part, part.open("wb") as file:
-            np.savez_compressed(
-                file,
-                kind=self.kinds.numpy(),
-                status=observed(store.status).cpu().numpy(),
-                loss=observed(store.losses).cpu().numpy(),
-                variance=store.variances()[0].cpu().numpy(),
-            )
+
+        def write(part: Path) -> None:
+            with part.open("wb") as file:
+                np.savez_compressed(
+                    file,
+                    kind=self.kinds.numpy(),
+                    status=observed(store.status).cpu().numpy(),
+                    loss=observed(store.losses).cpu().numpy(),
+                    variance=store.variances()[0].cpu().numpy(),
+                )
+
+        write_or_warn(path, write)

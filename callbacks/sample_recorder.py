@@ -19,6 +19,8 @@ from llmhd_pl.callbacks.step_checks import (
 )
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import SampleStore
+from llmhd_pl.fingerprint import digest_of
+from llmhd_pl.finite import FiniteCheck
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import SampleWeights
 from llmhd_pl.training_data import training_interactions
@@ -74,6 +76,7 @@ class SampleRecorder(Callback):
         if users is not None and items is not None:
             self._given = (whole_numbers("users", users), whole_numbers("items", items))
         self._trainer: Trainer | None = None
+        self._finite = FiniteCheck("losses or predictions that training_step returned")
         self._registered: list[EpochEndCallback] = []
         self._epoch: Epoch | None = None
 
@@ -163,7 +166,13 @@ class SampleRecorder(Callback):
         self.store.begin_epoch(trainer.current_epoch)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Close the epoch: from here on a checkpoint holds what the callbacks after this one decide."""
+        """Close the epoch: from here on a checkpoint holds what the callbacks after this one decide.
+
+        Raises:
+            FloatingPointError: If a loss or a prediction was not finite.
+            RuntimeError: If several processes trained on the same sample.
+        """
+        self._finite.verify(trainer.current_epoch)
         self._close_epoch()
         if trainer.world_size > 1 and int((owners := self.reduce(self._mine.int())).max()) > 1:
             raise RuntimeError(
@@ -205,6 +214,8 @@ class SampleRecorder(Callback):
         samples = batch["sample"]
         values = checked_outputs(pl_module, outputs, samples, self.weight_key, self.store.pointwise)
         losses, positive, negative = values
+        for value in values:
+            self._finite.see(value, trainer.current_epoch, trainer.global_step - 1)
         if self.weight_key is None:
             assert isinstance(pl_module, SampleWeights)
             pl_module.require_asked()
@@ -224,7 +235,7 @@ class SampleRecorder(Callback):
         """Return the state of all samples, of whichever process. Lightning calls it on every process at once."""
         if self._trainer is None:
             return {}  # nothing was trained
-        state = self.store.state_dict() | {"decided": self._decided}
+        state = self.store.state_dict() | {"decided": self._decided, "data": digest_of(self.users, self.items)}
         if self._trainer.world_size == 1:
             return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
         # A sample that nobody has seen since a resume is the same everywhere: the first process speaks for it.
@@ -241,6 +252,11 @@ class SampleRecorder(Callback):
         """Take over the samples of a checkpoint, whatever the number of processes that wrote it."""
         if self._trainer is None:
             return  # evaluation needs none of it
+        if state_dict.get("data") != digest_of(self.users, self.items):
+            raise ValueError(
+                "What the checkpoint knows about training samples belongs to other interactions: sample numbers would "
+                "be taken for those of others. Resume with the data, split, noise and seed that it was trained with."
+            )
         if state_dict["losses"].dim() == 2 and not self.store.pointwise:
             self._new_store(True, self.store.losses.device)
         self.store.load_state_dict(state_dict)

@@ -1,5 +1,6 @@
 """TopKWriter: writes recommendations to a Parquet file."""
 
+import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
-from llmhd_pl.files import PART
+from llmhd_pl.files import finish, named_error, new_part, storable
 from llmhd_pl.processes import own_file
 
 
@@ -23,17 +24,20 @@ class TopKWriter(Callback):
 
     Args:
         path: The file; by default ``topk.parquet`` in the logger's folder.
+
+    Raises:
+        OSError: If the file cannot be written: it is what a prediction is for. The message names it.
     """
 
     def __init__(self, path: str | None = None) -> None:
         self.path = path
         self._writer: pq.ParquetWriter | None = None
+        self._part: Path | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Open a temporary file beside the final one."""
         path = Path(self.path or Path(trainer.log_dir or trainer.default_root_dir) / "topk.parquet")
         path = own_file(trainer, path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._target = path
         data = getattr(getattr(trainer, "datamodule", None), "interactions", None)
         self._names: dict[Literal["user", "item"], Sequence[str] | None] = {
@@ -42,7 +46,9 @@ class TopKWriter(Callback):
         }
         schema = [("user", pa.int64()), ("place", pa.int32()), ("item", pa.int64()), ("score", pa.float32())]
         schema += [(f"{what}_name", pa.string()) for what, names in self._names.items() if names is not None]
-        self._writer = pq.ParquetWriter(path.with_name(path.name + PART), pa.schema(schema))
+        with named_error(path):
+            self._part = new_part(path)
+            self._writer = pq.ParquetWriter(self._part, pa.schema(schema))
 
     def on_predict_batch_end(
         self,
@@ -69,18 +75,25 @@ class TopKWriter(Callback):
         }
         for what, names in self._names.items():
             if names is not None:
-                columns[f"{what}_name"] = [names[number] for number in columns[what]]
-        self._writer.write_table(pa.table(columns, schema=self._writer.schema))
+                columns[f"{what}_name"] = [storable(names[number]) for number in columns[what]]
+        with named_error(self._target):
+            self._writer.write_table(pa.table(columns, schema=self._writer.schema))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the complete file its name."""
-        assert self._writer is not None
-        self._writer.close()
-        self._target.with_name(self._target.name + PART).replace(self._target)
+        assert self._writer is not None and self._part is not None
+        with named_error(self._target):
+            self._writer.close()
+            finish(self._part, self._target)
+        self._writer = self._part = None
         trainer.print(f"Top-K lists: {self._target}")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave no half-written file behind."""
+        """Leave no half-written file behind, and do not hide what went wrong."""
         if self._writer is not None:
-            self._writer.close()
-            self._target.with_name(self._target.name + PART).unlink(missing_ok=True)
+            with contextlib.suppress(Exception):  # it may be this file that could not be written
+                self._writer.close()
+        if self._part is not None:
+            with contextlib.suppress(OSError):
+                self._part.unlink(missing_ok=True)
+        self._writer = self._part = None

@@ -1,92 +1,40 @@
 """AtomicFiles: any data set in RecBole's atomic files (recbole.io/docs/user_guide/data/atomic_files.html)."""
 
 import warnings
+from contextlib import nullcontext
+from itertools import compress
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
 import torch
-from torch import Tensor
+from rich.console import Console
 
+from llmhd_pl.datamodules.arguments import check_finite, check_whole
+from llmhd_pl.datamodules.atomic_file import AtomicFile
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
+from llmhd_pl.datamodules.table import Table, k_core, renumber, replace, sort_pairs, split
+from llmhd_pl.memory import return_freed_memory
 
+_MANY = 2_000_000
+"""The interactions from which splitting takes so long, about a second, that it is shown."""
 # How to do without a column that is missing.
 _WITHOUT = {
     "rating": ", or leave out rating_threshold, noise_below and held_out_from",
     "time": ", or split at random",
 }
-_TYPES = ("token", "token_seq", "float", "float_seq")
-
-
-def read_atomic(path: Path) -> pd.DataFrame:
-    """Read one atomic file: tab-separated, UTF-8, with a header of ``name:type``.
-
-    Args:
-        path: The file.
-
-    Returns:
-        The table, with columns named without their type. Tokens and sequences stay text, floats become float64.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file is not UTF-8, the header is malformed or names a column twice, a row has the wrong
-            number of fields, or a value in a float column is not a number.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing.")
-    try:
-        with path.open(encoding="utf-8") as file:
-            header, *rows = [line.rstrip("\r\n").split("\t") for line in file] or [[""]]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text ({error}). Convert it to UTF-8.") from error
-    types: dict[str, str] = {}
-    for column in header:
-        name, _, kind = column.partition(":")
-        if not name or kind not in _TYPES:
-            raise ValueError(
-                f"{path}, line 1: column {column!r} is not 'name:type' with a type of {', '.join(_TYPES)}."
-            )
-        if name in types:
-            raise ValueError(f"{path}, line 1: column {name!r} is named twice.")
-        types[name] = kind
-    for number, row in enumerate(rows, start=2):
-        if len(row) != len(types):
-            raise ValueError(f"{path}, line {number}: {len(row)} fields, but the header names {len(types)}.")
-    table = pd.DataFrame(rows, columns=list(types), dtype=str)
-    for name in (name for name, kind in types.items() if kind == "float"):
-        numbers = pd.to_numeric(table[name], errors="coerce")
-        if numbers.isna().any():
-            bad = int(np.asarray(numbers.isna()).argmax())
-            raise ValueError(f"{path}, line {bad + 2}: {name} is {table[name].iloc[bad]!r}, not a number.")
-        table[name] = numbers.astype(np.float64)
-    return table
-
-
-def k_core(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Remove users and items with fewer than k interactions, repeatedly, until every one left has at least k.
-
-    Args:
-        table: The interactions, with the columns ``user`` and ``item``.
-        k: The smallest number of interactions that a user or an item may have.
-
-    Returns:
-        The remaining rows, in their order. The table can be empty.
-    """
-    while True:
-        users, items = (table.groupby(column)[column].transform("size") for column in ("user", "item"))
-        keep = (users >= k) & (items >= k)
-        if keep.all():
-            return table
-        table = table[keep]
 
 
 class AtomicFiles(InteractionDataModule):
     """A folder with one ``.inter`` file and, for the text of the items, optionally one ``.item`` file.
 
-    Users and items are numbered in the order of their first appearance in the ``.inter`` file.
+    Users and items are numbered in the order of their identifiers, sorted as text, so that the order of the rows does
+    not matter. Of a user and an item that occur together several times, one row counts: the latest for a temporal
+    split, else the last in the file. Files whose names begin with a dot are not looked at.
 
     Args:
         data_dir: The folder.
@@ -99,7 +47,7 @@ class AtomicFiles(InteractionDataModule):
             lower rating are in no split. None keeps all of them.
         k_core: The smallest number of interactions that a user and an item must have after the threshold; 0 keeps all.
         split: "random", or "temporal" to take each user's latest interactions as the test split and those before them
-            as the validation split.
+            as the validation split. Interactions of the same time are in a random order, the same for every seed.
         split_ratios: The shares of the training, validation and test split in each user's interactions. As in RecBole,
             a share above zero gets at least one interaction, as long as one is left for training.
         user_field: The name of the user column.
@@ -140,12 +88,18 @@ class AtomicFiles(InteractionDataModule):
         super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
         if split not in ("random", "temporal"):
             raise ValueError(f"split is {split!r}; it must be 'random' or 'temporal'.")
-        if len(split_ratios) != 3 or min(split_ratios) < 0 or split_ratios[0] == 0 or abs(sum(split_ratios) - 1) > 1e-6:
+        for name, bound in (
+            ("rating_threshold", rating_threshold),
+            ("noise_below", noise_below),
+            ("held_out_from", held_out_from),
+        ):
+            check_finite(name, bound)
+        shares = len(split_ratios) == 3 and all(0 <= share <= 1 for share in split_ratios) and split_ratios[0] > 0
+        if not shares or abs(sum(split_ratios) - 1) > 1e-6:
             raise ValueError(
                 f"split_ratios is {split_ratios}; it must be three shares that sum to 1, the first above 0."
             )
-        if k_core < 0:
-            raise ValueError(f"k_core is {k_core}; it cannot be negative.")
+        check_whole("k_core", k_core, 0)
         if noise_below is not None and rating_threshold is not None and noise_below <= rating_threshold:
             raise ValueError(
                 f"noise_below is {noise_below}, but nothing rated below rating_threshold ({rating_threshold}) is in "
@@ -165,127 +119,168 @@ class AtomicFiles(InteractionDataModule):
 
         Raises:
             FileNotFoundError: If there is no folder or no ``.inter`` file in it.
-            ValueError: If a file is malformed (see ``read_atomic``), there are several files of a kind, a column is
-                missing, an id is empty, no interaction is left, or the ``.item`` file names none of the items.
+            ValueError: If a file is malformed (see ``AtomicFile``), there are several files of a kind, a column that is
+                needed is missing or of the wrong type, no interaction is left, or the ``.item`` file names none of the
+                items.
         """
         if not self.data_dir.is_dir():
             what = "is a file" if self.data_dir.exists() else "does not exist"
-            raise FileNotFoundError(f"{self.data_dir.resolve()} {what}. Set data_dir to the folder of the .inter file.")
+            raise FileNotFoundError(f"{self.data_dir.absolute()} {what}. Set data_dir to the folder of the .inter file.")
         path = self._only_file("inter")
         if path is None:
-            raise FileNotFoundError(f"No .inter file is in {self.data_dir.resolve()}. Set data_dir to its folder.")
-        table = self._read_interactions(path)
-        low = table.iloc[:0]
-        if self.rating_threshold is not None:
-            liked = table["rating"] >= self.rating_threshold
-            table, low = table[liked], table[~liked]
-        table = k_core(table, self.k_core)
-        if table.empty:
-            raise ValueError(
-                f"{path}: no interaction is left after rating_threshold={self.rating_threshold} and "
-                f"k_core={self.k_core}. Lower them."
-            )
-        # Users and items are numbered in the order of their first appearance in the file.
-        users, items = (pd.Index(table[column].unique()) for column in ("user", "item"))
-        low = low[low["user"].isin(users) & low["item"].isin(items)]
-        parts = self._split(table)
-        if self.held_out_from is not None:
-            parts[(parts > 0) & (table["rating"] < self.held_out_from).to_numpy()] = -1  # in no split
-        kinds = None
-        if self.noise_below is not None:
-            noise = (table["rating"][parts == 0] < self.noise_below).to_numpy()
-            kinds = torch.from_numpy(noise * np.int8(NOISE))
-
-        def pairs(rows: pd.DataFrame) -> Tensor:
-            numbers = np.stack([users.get_indexer(rows["user"]), items.get_indexer(rows["item"])], axis=1)
-            return torch.from_numpy(numbers.astype(np.int64))
-
-        return Interactions(
-            name=str(path),
-            num_users=len(users),
-            num_items=len(items),
-            train=pairs(table[parts == 0]),
-            valid=pairs(table[parts == 1]),
-            test=pairs(table[parts == 2]),
-            low_rated=None if self.rating_threshold is None else pairs(low),
-            train_kinds=kinds,
-            items=self._item_texts(items),
-            user_names=list(users),
-            item_names=list(items),
-        )
+            raise FileNotFoundError(f"No .inter file is in {self.data_dir.absolute()}. Set data_dir to its folder.")
+        table, user_names, item_names = self._read_interactions(path)
+        with Console().status(f"splitting {len(table):,} interactions") if len(table) > _MANY else nullcontext():
+            return self._split(path, table, user_names, item_names)
 
     def _only_file(self, ending: str) -> Path | None:
-        """Return the one file with this ending, or None if there is none."""
-        files = sorted(self.data_dir.glob(f"*.{ending}"))
+        """Return the one file with this ending that is not hidden, or None if there is none."""
+        paths = sorted(path for path in self.data_dir.glob(f"*.{ending}") if not path.name.startswith("."))
+        files = [path for path in paths if path.is_file()]
         if len(files) > 1:
-            raise ValueError(f"{self.data_dir} holds several .{ending} files: {', '.join(f.name for f in files)}.")
+            names = ", ".join(file.name for file in files)
+            raise ValueError(f"{self.data_dir} holds several .{ending} files: {names}. Move all but one elsewhere.")
+        if paths and not files:
+            raise ValueError(
+                f"{paths[0]} is a folder or a link that leads nowhere, not a file. Put the .{ending} file in its place."
+            )
         return files[0] if files else None
 
-    def _read_interactions(self, path: Path) -> pd.DataFrame:
-        """Return the columns user, item, rating and time that are needed; of a repeated pair, only the last row."""
-        table = read_atomic(path)
+    def _read_interactions(self, path: Path) -> tuple[Table, list[str], list[str]]:
+        """Return what is needed of the file, each pair once, sorted, and the sorted names of users and items."""
+        file = AtomicFile(path)
         wanted = {"user": self.user_field, "item": self.item_field}
-        if any(bound is not None for bound in (self.rating_threshold, self.noise_below, self.held_out_from)):
+        if self._bounds():
             wanted["rating"] = self.rating_field
         if self.split == "temporal":
             wanted["time"] = self.time_field
         for what, field in wanted.items():
-            if field not in table:
+            if field not in file.types:
                 raise ValueError(
-                    f"{path} has no column {field!r} for the {what}; it has {', '.join(table.columns)}. "
+                    f"{path} has no column {field!r} for the {what}; it has {', '.join(file.types)}. "
                     f"Set {what}_field{_WITHOUT.get(what, '')}."
                 )
-            if what in ("rating", "time") and table[field].dtype != np.float64:
-                raise ValueError(f"{path}: column {field!r} must have the type float to serve as the {what}.")
-        for what in ("user", "item"):
-            if (empty := (table[wanted[what]] == "").to_numpy()).any():
-                raise ValueError(f"{path}, line {int(empty.argmax()) + 2}: {wanted[what]} is empty. Remove the row.")
-        table = table[list(wanted.values())].set_axis(list(wanted), axis=1)
-        return table.drop_duplicates(["user", "item"], keep="last")
+            if what in ("user", "item"):
+                _check_id_type(file, field)
+            elif file.types[field] != "float":
+                raise ValueError(
+                    f"{path}: column {field!r} must have the type float to serve as the {what}. Write {field}:float in "
+                    f"the header{_WITHOUT[what]}."
+                )
+        table, users, items = file.interactions(
+            self.user_field, self.item_field, wanted.get("rating"), self._bounds(), wanted.get("time")
+        )
+        if len(table) == 0:
+            raise ValueError(f"{path} has a header but no rows. Add the interactions, one per line.")
+        return_freed_memory()
+        sort_pairs(table, len(items))
+        return table, users, items
 
-    def _split(self, table: pd.DataFrame) -> np.ndarray:
-        """Return 0, 1 or 2 (train, valid, test) for each row."""
-        if self.split == "temporal":
-            order = np.asarray(table["time"].argsort(kind="stable"))
-        else:
-            order = np.random.default_rng([self.seed, 0x5117]).permutation(len(table))
-        by_user = table["user"].iloc[order]
-        groups = by_user.groupby(by_user, sort=False)
-        place = groups.cumcount().to_numpy()
-        total = groups.transform("size").to_numpy()
-        # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
-        valid, test = (np.floor(ratio * total + 1e-9).astype(np.int64) for ratio in self.split_ratios[1:])
-        train = total - valid - test
-        for ratio, count in ((self.split_ratios[2], test), (self.split_ratios[1], valid)):
-            short = (count == 0) & (ratio > 0) & (train > 1)
-            count += short
-            train -= short
-        parts = np.empty(len(table), dtype=np.int64)
-        parts[order] = (place >= train).astype(np.int64) + (place >= total - test)
-        return parts
+    def _bounds(self) -> list[float]:
+        """Return the ratings that matter, sorted."""
+        bounds = (self.rating_threshold, self.noise_below, self.held_out_from)
+        return sorted({bound for bound in bounds if bound is not None})
 
-    def _item_texts(self, items: "pd.Index[str]") -> list[dict[str, str]]:
-        """Return the non-empty fields of each item; an empty list if there is no ``.item`` file."""
+    def _reach(self, table: Table, bound: float) -> np.ndarray:
+        """Return which ratings are equal to one of these bounds or above it."""
+        assert table.grades is not None
+        return table.grades > self._bounds().index(bound)
+
+    def _split(self, path: Path, table: Table, user_names: list[str], item_names: list[str]) -> Interactions:
+        """Filter the interactions, number those that are left anew, and divide them."""
+        low = Table(table.users[:0], table.items[:0])
+        if self.rating_threshold is not None:
+            liked = self._reach(table, self.rating_threshold)
+            low = Table(table.users[~liked], table.items[~liked])
+            table.take(liked)
+        table.take(k_core(table.users, table.items, self.k_core))
+        if len(table) == 0:
+            raise ValueError(
+                f"{path}: no interaction is left after rating_threshold={self.rating_threshold} and "
+                f"k_core={self.k_core}. Lower them."
+            )
+        known_users, new_users = renumber(table.users, len(user_names))
+        known_items, new_items = renumber(table.items, len(item_names))
+        low.take(known_users[low.users] & known_items[low.items])
+        for rows in (table, low):
+            replace(rows.users, new_users)
+            replace(rows.items, new_items)
+        user_names, item_names = list(compress(user_names, known_users)), list(compress(item_names, known_items))
+        # A split by time does not depend on the seed.
+        parts = split(table, self.split_ratios, 0 if self.split == "temporal" else self.seed)
+        table.times = None
+        if self.held_out_from is not None:
+            parts[(parts > 0) & ~self._reach(table, self.held_out_from)] = -1  # in no split
+        kinds = None
+        if self.noise_below is not None:
+            kinds = torch.from_numpy(~self._reach(table, self.noise_below)[parts == 0] * np.int8(NOISE))
+        train, valid, test = (table.pairs(parts == part) for part in range(3))
+        low_rated = None if self.rating_threshold is None else low.pairs()
+        table.take(np.empty(0, dtype=np.int64))  # a slice would keep the memory
+        return_freed_memory()
+        return Interactions(
+            name=str(path),
+            num_users=len(user_names),
+            num_items=len(item_names),
+            train=train,
+            valid=valid,
+            test=test,
+            low_rated=low_rated,
+            train_kinds=kinds,
+            items=self._item_texts(item_names),
+            user_names=user_names,
+            item_names=item_names,
+        )
+
+    def _item_texts(self, items: list[str]) -> list[dict[str, str]]:
+        """Return the non-empty fields of each item as the file writes them; an empty list without an ``.item`` file."""
         path = self._only_file("item")
         if path is None:
             return []
-        table = read_atomic(path)
-        if self.item_field not in table:
-            raise ValueError(f"{path} has no column {self.item_field!r}; it has {', '.join(table.columns)}.")
-        table = table.drop_duplicates(self.item_field).set_index(self.item_field).astype(str)
-        missing = items[~items.isin(table.index)]
+        file = AtomicFile(path)
+        if self.item_field not in file.types:
+            raise ValueError(
+                f"{path} has no column {self.item_field!r}; it has {', '.join(file.types)}. Name the column of the "
+                "items as in the .inter file."
+            )
+        _check_id_type(file, self.item_field)
+        names = pa.array(items, pa.string())
+        texts: list[dict[str, str]] = [{} for _ in items]
+        described = np.zeros(len(items), dtype=bool)
+        rows, example = 0, "none"
+        for batch in file.batches(dict.fromkeys(file.types, pa.string())):
+            ids = batch.column(self.item_field)
+            example = repr(ids[0].as_py()) if rows == 0 and len(batch) else example
+            rows += len(batch)
+            numbers = pc.fill_null(pc.index_in(ids, names), -1).to_numpy()
+            fresh = np.flatnonzero(numbers >= 0)
+            _, first = np.unique(numbers[fresh], return_index=True)  # of several rows of an item, the first counts
+            fresh = fresh[first]
+            fresh = fresh[~described[numbers[fresh]]]
+            described[numbers[fresh]] = True
+            fields = batch.drop_columns([self.item_field]).take(pa.array(fresh)).to_pylist() or [{}] * len(fresh)
+            for number, row in zip(numbers[fresh].tolist(), fields, strict=True):
+                texts[number] = {name: text for name, text in row.items() if text}
+        missing = np.flatnonzero(~described)
         if len(missing) == len(items):
             raise ValueError(
-                f"{path}: none of its {len(table)} items is in the interactions, which name items such as "
-                f"{items[0]!r}; this file names {', '.join(map(repr, table.index[:1])) or 'none'}. "
-                f"Use the same {self.item_field} in both files."
+                f"{path}: none of its {rows} items is in the interactions, which name items such as "
+                f"{items[0]!r}; this file names {example}. Use the same {self.item_field} in both files."
             )
         if len(missing):
             warnings.warn(
-                f"{path} has no row for {len(missing)} of {len(items)} items, such as {missing[0]!r}. Items without "
-                "text are not judged; the loss alone decides on them.",
+                f"{path} has no row for {len(missing)} of {len(items)} items, such as "
+                f"{items[int(missing[0])]!r}. Items without text are not judged; the loss alone decides on "
+                "them.",
                 stacklevel=2,
             )
-        # pandas 2 drops the rows of a table without columns
-        rows = table.reindex(items, fill_value="").to_dict("records") or [{}] * len(items)
-        return [{str(name): text for name, text in row.items() if text} for row in rows]
+        return texts
+
+
+def _check_id_type(file: AtomicFile, field: str) -> None:
+    """Refuse identifiers that are declared to be numbers, which other programs would round to 53 bits."""
+    if file.types[field].startswith("float"):
+        raise ValueError(
+            f"{file.path}: column {field!r} holds identifiers, but its type is {file.types[field]}, in which long "
+            f"identifiers become equal. Write {field}:token in the header, and the identifiers as they are."
+        )

@@ -3,15 +3,18 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from typing import Any
 
 import torch
 from pytorch_lightning import LightningDataModule
 from torch import Tensor
 
+from llmhd_pl.datamodules.arguments import check_whole
 from llmhd_pl.datamodules.evaluation import EvaluationBatches
 from llmhd_pl.datamodules.interactions import NOISE, Interactions, pair_keys
 from llmhd_pl.datamodules.noise import NoiseSource, draw_noise
 from llmhd_pl.datamodules.sampling import NegativeSampler, epoch_order, user_owners
+from llmhd_pl.fingerprint import fingerprint
 from llmhd_pl.sample_weights import Batch
 
 
@@ -32,7 +35,7 @@ class InteractionDataModule(LightningDataModule, ABC):
         seed: The seed of the noise, the order and the negatives. The command line links it to ``seed_everything``.
 
     Raises:
-        ValueError: If a batch size is below 1.
+        ValueError: If a batch size is below 1 or the seed is negative.
     """
 
     train_users: Tensor
@@ -57,8 +60,8 @@ class InteractionDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
-            if size < 1:
-                raise ValueError(f"{name} is {size}; it must be at least 1.")
+            check_whole(name, size, 1)
+        check_whole("seed", seed, 0)
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.noise_ratio = noise_ratio
@@ -108,7 +111,26 @@ class InteractionDataModule(LightningDataModule, ABC):
         self.train_kinds = kinds[order] if data.train_kinds is not None else None
         self.noise_mask = kinds[order] == NOISE
         self.negative_sampler = NegativeSampler(
-            self.train_users, self.train_items, data.num_users, data.num_items, self.negative_lifetime, self.seed
+            self.train_users,
+            self.train_items,
+            data.num_users,
+            data.num_items,
+            self.negative_lifetime,
+            self.seed,
+            data.user_names,
+        )
+
+    @cached_property
+    def fingerprint(self) -> dict[str, list[Any]]:
+        """What the numbers of users, items and samples stand for; a checkpoint of a ``Backbone`` holds it."""
+        data = self.interactions
+        return fingerprint(
+            (data.num_users, data.user_names),
+            (data.num_items, data.item_names),
+            torch.stack([self.train_users, self.train_items], dim=1),
+            self.noise_mask,
+            data.valid,
+            data.test,
         )
 
     def train_dataloader(self) -> "TrainBatches":

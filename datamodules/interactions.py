@@ -38,6 +38,17 @@ def unique_pairs(users: np.ndarray, items: np.ndarray, num_items: int) -> Tensor
     return torch.from_numpy(np.stack([keys // num_items, keys % num_items], axis=1))
 
 
+def named(what: str, number: int, names: list[str] | None) -> str:
+    """Return what an error message calls a user or an item: ``user 'anna'``, or ``user 3`` without names.
+
+    Args:
+        what: "user" or "item".
+        number: The number.
+        names: The identifiers of the source; None if the source has only numbers.
+    """
+    return f"{what} {number}" if names is None else f"{what} {names[number]!r}"
+
+
 @dataclass
 class Interactions:
     """The training, validation and test interactions of one data set.
@@ -60,8 +71,8 @@ class Interactions:
         item_names: The item identifiers of the source; None if the source numbers its items.
 
     Raises:
-        ValueError: If a user or item is out of range, the training split is empty, a pair occurs twice in a split or in
-            two splits, or the number of item texts is wrong.
+        ValueError: If a split is not int64 [n, 2], a user or item is out of range, the training split is empty, a pair
+            occurs twice in a split or in two splits, or there is the wrong number of texts, names or kinds.
     """
 
     name: str
@@ -80,6 +91,10 @@ class Interactions:
         splits = {"train": self.train, "valid": self.valid, "test": self.test}
         low_rated = {} if self.low_rated is None else {"low-rated": self.low_rated}
         for split, pairs in (splits | low_rated).items():
+            if pairs.dtype != torch.int64 or pairs.dim() != 2 or pairs.shape[1] != 2:
+                raise ValueError(
+                    f"{self.name}: {split} is {pairs.dtype} {list(pairs.shape)}; the pairs must be torch.int64 [n, 2]."
+                )
             for column, size, what in ((0, self.num_users, "user"), (1, self.num_items, "item")):
                 outside = (pairs[:, column] < 0) | (pairs[:, column] >= size)
                 if outside.any():
@@ -90,19 +105,34 @@ class Interactions:
                     )
         if len(self.train) == 0:
             raise ValueError(f"{self.name}: there is no training interaction, so there is nothing to learn.")
+        for owned, given, expected, what in (
+            ("item texts", self.items or None, self.num_items, "items"),
+            ("user names", self.user_names, self.num_users, "users"),
+            ("item names", self.item_names, self.num_items, "items"),
+            ("train_kinds", self.train_kinds, len(self.train), "training interactions"),
+        ):
+            if given is not None and len(given) != expected:
+                raise ValueError(f"{self.name}: there are {len(given)} {owned} for {expected} {what}.")
         keys = {split: pair_keys(pairs, self.num_items) for split, pairs in splits.items()}
         for split in splits:
-            unique, counts = keys[split].unique(return_counts=True)
-            if len(unique) < len(keys[split]):
-                user, item = divmod(int(unique[counts.argmax()]), self.num_items)
-                raise ValueError(f"{self.name}: {split} holds user {user} with item {item} twice. Keep one of them.")
+            if not (keys[split][1:] > keys[split][:-1]).all():  # sorting takes more time and memory
+                keys[split] = keys[split].sort().values
+            repeated = keys[split][1:] == keys[split][:-1]
+            if repeated.any():
+                pair = self._pair(keys[split][1:][repeated])
+                raise ValueError(f"{self.name}: {split} holds {pair} twice. Keep one of them.")
         for first, second in (("train", "valid"), ("train", "test"), ("valid", "test")):
-            common = keys[first][torch.isin(keys[first], keys[second])]
+            if len(keys[first]) == 0:
+                continue
+            place = torch.searchsorted(keys[first], keys[second]).clamp_(max=len(keys[first]) - 1)
+            common = keys[second][keys[first][place] == keys[second]]
             if len(common):
-                user, item = divmod(int(common[0]), self.num_items)
                 raise ValueError(
                     f"{self.name}: {len(common)} interactions are in both {first} and {second}, for example "
-                    f"user {user} with item {item}. The splits must be disjoint: remove them from one of the two."
+                    f"{self._pair(common)}. The splits must be disjoint: remove them from one of the two."
                 )
-        if self.items and len(self.items) != self.num_items:
-            raise ValueError(f"{self.name}: there are {len(self.items)} item texts for {self.num_items} items.")
+
+    def _pair(self, keys: Tensor) -> str:
+        """Return the first pair in words: by the names of the source, if it has names."""
+        user, item = divmod(int(keys[0]), self.num_items)
+        return f"{named('user', user, self.user_names)} with {named('item', item, self.item_names)}"

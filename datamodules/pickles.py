@@ -1,19 +1,36 @@
 """Read pickles of SciPy matrices and plain containers without running any code that they name.
 
-``_ArrayUnpickler`` imports nothing. It replaces each NumPy and SciPy class that a pickled matrix needs by a stand-in of
-this file, which only keeps the data, and refuses every other class. ``load_matrix`` then checks what was kept.
+``find_forbidden`` looks at a file first. ``_ArrayUnpickler`` imports nothing: it replaces each NumPy and SciPy class
+that a pickled matrix needs by a stand-in of this file, which only keeps the data, and refuses every other class.
+``load_matrix`` then checks what was kept.
 """
 
 import operator
+import os
 import pickle
+from io import BytesIO
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
+from llmhd_pl.datamodules.pickle_scan import find_forbidden
+
 
 class RefusedPickleError(ValueError):
-    """A pickle names a class or function that array data does not need. Nothing of it was executed."""
+    """A pickle asks for a class, a function or an amount of memory that array data does not need.
+
+    Nothing of it was executed.
+    """
+
+
+def brief(value: object) -> str:
+    """Return what a message calls a value from a file: short, whatever it is."""
+    if isinstance(value, str):
+        return repr(value[:80])
+    if isinstance(value, int) and value.bit_length() <= 64:
+        return repr(value)
+    return f"<{type(value).__name__.lstrip('_')}>"
 
 
 class _StandIn:
@@ -39,8 +56,8 @@ class _Dtype(_StandIn):
         self.order = state[1]
 
     def decode(self, raw: bytes) -> np.ndarray:
-        if self.code not in _NUMBERS or self.order not in ("<", ">", "|"):
-            raise ValueError(f"values of type {self.code!r} instead of numbers")
+        if not isinstance(self.code, str) or self.code not in _NUMBERS or self.order not in ("<", ">", "|"):
+            raise ValueError(f"values of type {brief(self.code)} instead of numbers")
         return np.frombuffer(raw, np.dtype(self.code).newbyteorder(self.order))
 
 
@@ -85,7 +102,7 @@ class _Matrix(_StandIn):
         state = self.state
         num_users, num_items = (operator.index(size) for size in state["_shape"])
         if num_users < 0 or num_items < 0 or num_users * num_items >= 2**63:
-            raise ValueError(f"a shape of {num_users} x {num_items}")
+            raise ValueError(f"a shape of {brief(num_users)} x {brief(num_items)}")
         if self.layout == "coo":  # coords since SciPy 1.13; row and col before it
             rows, columns = state["coords"] if "coords" in state else (state["row"], state["col"])
             users, items = _ids(rows), _ids(columns)
@@ -149,9 +166,9 @@ class _ArrayUnpickler(pickle.Unpickler):
             modern = modern.replace("sparse.", "sparse._")
         if (modern, name) not in _STAND_INS:
             raise RefusedPickleError(
-                f"{self._path} wants to load {module}.{name}. Only SciPy and NumPy array classes are allowed, so the "
-                "file was refused and nothing in it was run. If you trust its origin, convert it to a plain "
-                "scipy.sparse matrix."
+                f"{self._path} wants to load {module[:80]}.{name[:80]}. Only SciPy and NumPy array classes are "
+                "allowed, so the file was refused and nothing in it was run. If you trust its origin, convert it to a "
+                "plain scipy.sparse matrix."
             )
         return _STAND_INS[modern, name]
 
@@ -167,18 +184,29 @@ def load_pickle(path: Path) -> Any:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        RefusedPickleError: If the pickle names a class other than the array classes of NumPy and SciPy.
+        RefusedPickleError: If the pickle names a class other than the array classes of NumPy and SciPy, or asks for
+            memory out of proportion to the file.
         ValueError: If the file is truncated, damaged or not a pickle.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing. docs/data.md says where to get the data and how it is laid out.")
+        what = "is a folder or a link that leads nowhere" if os.path.lexists(path) else "is missing"
+        raise FileNotFoundError(f"{path} {what}. docs/data.md says where to get the data and how it is laid out.")
     try:
-        with path.open("rb") as file:
-            return _ArrayUnpickler(file, path).load()
+        raw = path.read_bytes()
+        forbidden = find_forbidden(raw)
+        if forbidden is None:
+            return _ArrayUnpickler(BytesIO(raw), path).load()
     except RefusedPickleError:
         raise
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise ValueError(f"{path} is truncated, damaged or not a pickle ({error!r}). Download it again.") from error
+        raise ValueError(
+            f"{path} is truncated, damaged or not a pickle ({type(error).__name__}: {str(error)[:300]}). Download it "
+            "again."
+        ) from error
+    raise RefusedPickleError(
+        f"{path} asks for {forbidden}. Neither a matrix nor a dict of texts does, so the file was refused and "
+        "nothing in it was run. Download it again, or write it anew with pickle.dump."
+    )
 
 
 def load_matrix(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
@@ -192,9 +220,10 @@ def load_matrix(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        RefusedPickleError: If the pickle names a class other than the array classes of NumPy and SciPy.
+        RefusedPickleError: If the pickle names a class other than the array classes of NumPy and SciPy, or asks for
+            memory out of proportion to the file.
         ValueError: If the file is truncated, damaged or not a pickle, or holds something other than a matrix, or an
-            entry lies outside the shape.
+            entry lies outside the shape, is negative or is not finite.
     """
     matrix = load_pickle(path)
     if not isinstance(matrix, _Matrix):
@@ -203,7 +232,9 @@ def load_matrix(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
     try:
         shape, rows, columns, values = matrix.entries()
     except Exception as error:  # any attribute can be missing or of the wrong type
-        raise ValueError(f"{path} holds a damaged matrix ({error!r}). Download it again.") from error
+        raise ValueError(
+            f"{path} holds a damaged matrix ({type(error).__name__}: {str(error)[:300]}). Download it again."
+        ) from error
     for ids, size, what in ((rows, shape[0], "user"), (columns, shape[1], "item")):
         outside = (ids < 0) | (ids >= size)
         if outside.any():
@@ -212,5 +243,12 @@ def load_matrix(path: Path) -> tuple[tuple[int, int], np.ndarray, np.ndarray]:
                 f"{path}: entry {entry} names {what} {ids[entry]}, but the matrix is {shape[0]} users x "
                 f"{shape[1]} items. Download it again."
             )
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        entry = int(wrong.argmax())
+        raise ValueError(
+            f"{path}: entry {entry}, of user {rows[entry]} and item {columns[entry]}, is {values[entry]}. Every "
+            "non-zero entry counts as an interaction; remove those that are none, or write 1 for those that are."
+        )
     keep = values != 0
     return shape, rows[keep], columns[keep]

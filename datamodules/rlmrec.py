@@ -1,14 +1,22 @@
 """Amazon-Books, Yelp and Steam in the layout of RLMRec (github.com/HKUDS/RLMRec), with the text of the items."""
 
+import codecs
 import json
+import os
+import re
+from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions, unique_pairs
 from llmhd_pl.datamodules.noise import NoiseSource
-from llmhd_pl.datamodules.pickles import load_matrix, load_pickle
+from llmhd_pl.datamodules.pickles import brief, load_matrix, load_pickle
+
+_SPREAD = 100
+"""The most users and items for each training interaction, beyond the first 100,000."""
 
 
 def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
@@ -27,34 +35,99 @@ def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
             names an item that does not exist, or a file is damaged.
     """
     lines, profiles = folder / "items.jsonl", folder / "itm_prf.pkl"
-    if lines.is_file():
-        texts = []
-        with lines.open("rb") as file:
-            for number, line in enumerate(file, start=1):
-                try:
-                    item = json.loads(line)
-                except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
-                    raise ValueError(f"{lines}, line {number}: not JSON ({error}).") from error
-                if not isinstance(item, dict) or item.get("item") != number - 1:
-                    raise ValueError(f'{lines}, line {number}: expected an object with "item": {number - 1}.')
-                texts.append({key: str(value) for key, value in item.items() if key != "item" and value})
-        if len(texts) != num_items:
-            raise ValueError(f"{lines} has {len(texts)} lines, but the matrices have {num_items} items.")
-        return texts
-    if profiles.is_file():
-        loaded = load_pickle(profiles)
-        if not isinstance(loaded, dict):
-            raise ValueError(f"{profiles} holds a {type(loaded).__name__}; a dict from item to profile is expected.")
-        texts = [{} for _ in range(num_items)]
-        for item, entry in loaded.items():
-            if not isinstance(item, int) or not 0 <= item < num_items:
-                raise ValueError(f"{profiles} names item {item!r}, but the items are numbered 0 to {num_items - 1}.")
-            text = entry.get("profile") if isinstance(entry, dict) else None
-            if not isinstance(text, str):
-                raise ValueError(f'{profiles}, item {item}: expected a dict with a text under "profile".')
-            texts[item] = {"profile": text}
-        return texts
+    if os.path.lexists(lines):
+        return _read_lines(lines, num_items)
+    if os.path.lexists(profiles):
+        return _read_profiles(profiles, num_items)
     return []
+
+
+class _Number(str):
+    """A number of a JSON file as it is written there: 1995.0 is not 1995, and 1e400 not infinite."""
+
+    def __repr__(self) -> str:
+        return str(self)  # in a list, it looks as in the file
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is none of JSON's values; write null, or leave the field out")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a dict of the fields of a JSON object, none of which may occur twice."""
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the field {name[:80]!r} occurs twice; keep one of them")
+    return fields
+
+
+def _text(value: object) -> str:
+    """Return a value as text that can be encoded: half a surrogate pair becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
+
+
+def _read_lines(path: Path, num_items: int) -> list[dict[str, str]]:
+    """Read ``items.jsonl``."""
+    if not path.is_file():
+        raise ValueError(f"{path} is a folder or a link that leads nowhere, not a file. Put the file in its place.")
+    texts: list[dict[str, str]] = []
+    blank = 0  # the number of the first blank line; nothing may follow it
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            if number == 1:
+                line = line.removeprefix(codecs.BOM_UTF8)
+            if not line.strip():
+                blank = blank or number
+                continue
+            if blank:
+                raise ValueError(f"{path}, line {blank}: not JSON, but blank. Remove it, or write its item.")
+            try:
+                item = json.loads(
+                    line.decode(),
+                    parse_int=_Number,
+                    parse_float=_Number,
+                    parse_constant=_no_number,
+                    object_pairs_hook=_object,
+                )
+            except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
+                raise ValueError(f"{where}: not JSON ({error}). Write one JSON object per line, in UTF-8.") from error
+            place = item.get("item") if isinstance(item, dict) else None
+            if not isinstance(place, _Number) or place != str(number - 1):
+                raise ValueError(
+                    f'{where}: expected an object with "item": {number - 1}. Write the items in their order, those '
+                    "without text too."
+                )
+            texts.append({_text(key): _text(value) for key, value in item.items() if key != "item" and value})
+    if len(texts) != num_items:
+        raise ValueError(
+            f"{path} has {len(texts)} lines, but the matrices have {num_items} items. Write one line for each item."
+        )
+    return texts
+
+
+def _read_profiles(path: Path, num_items: int) -> list[dict[str, str]]:
+    """Read ``itm_prf.pkl``."""
+    loaded = load_pickle(path)
+    if not isinstance(loaded, dict):
+        kind = type(loaded).__name__.lstrip("_")
+        raise ValueError(f"{path} holds a {kind}; a dict from item to profile is expected. Write it anew.")
+    texts: list[dict[str, str]] = [{} for _ in range(num_items)]
+    cleaned: dict[str, str] = {}  # a text that many items share stays one text
+    for item, entry in loaded.items():
+        if not isinstance(item, int) or isinstance(item, bool) or not 0 <= item < num_items:
+            raise ValueError(
+                f"{path} names item {brief(item)}, but the items are numbered 0 to {num_items - 1}. Remove it, or give "
+                "it its number."
+            )
+        text = entry.get("profile") if isinstance(entry, dict) else None
+        if not isinstance(text, str):
+            raise ValueError(f'{path}, item {item}: expected a dict with a text under "profile". Write it anew.')
+        if text not in cleaned:
+            cleaned[text] = _text(text)
+        texts[item] = {"profile": cleaned[text]}
+    return texts
 
 
 class RLMRecDataModule(InteractionDataModule):
@@ -100,7 +173,7 @@ class RLMRecDataModule(InteractionDataModule):
                 f"There is no folder {self.data_dir}. Set --data.data_dir to the folder that holds trn_mat.pkl."
             )
         paths = {split: self.data_dir / f"{split}_mat.pkl" for split in ("trn", "val", "tst", "low")}
-        if not paths["low"].is_file():
+        if not os.path.lexists(paths["low"]):
             del paths["low"]
         shape: tuple[int, int] | None = None
         pairs: dict[str, Tensor] = {}
@@ -110,6 +183,12 @@ class RLMRecDataModule(InteractionDataModule):
                 raise ValueError(
                     f"{path} is {this_shape[0]} users x {this_shape[1]} items, but {paths['trn'].name} is "
                     f"{shape[0]} x {shape[1]}. The files do not belong together."
+                )
+            if shape is None and sum(this_shape) > _SPREAD * len(users) + 100_000:
+                raise ValueError(
+                    f"{path} is {this_shape[0]} users x {this_shape[1]} items for {len(users)} interactions, and each "
+                    "user and item takes memory. Number those that occur from 0 without gaps (np.unique with "
+                    "return_inverse=True does), and write the matrices in this shape."
                 )
             shape = this_shape
             pairs[split] = unique_pairs(users, items, shape[1])

@@ -7,6 +7,9 @@ values.
 import torch
 from torch import Tensor
 
+from llmhd_pl.datamodules.arguments import check_whole
+from llmhd_pl.datamodules.interactions import named
+
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 
 
@@ -66,19 +69,29 @@ class NegativeSampler:
         num_items: The number of items.
         lifetime: The number of epochs for which a negative stays with its sample.
         seed: The seed of the run.
+        user_names: The identifiers of the users in the source, for the error message; None if it has none.
 
     Raises:
         ValueError: If the lifetime is below 1, or a user has interacted with every item, so that no negative exists.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int, lifetime: int, seed: int) -> None:
-        if lifetime < 1:
-            raise ValueError(f"negative_lifetime is {lifetime}; it is a number of epochs and must be at least 1.")
+    def __init__(
+        self,
+        users: Tensor,
+        items: Tensor,
+        num_users: int,
+        num_items: int,
+        lifetime: int,
+        seed: int,
+        user_names: list[str] | None = None,
+    ) -> None:
+        check_whole("negative_lifetime", lifetime, 1, "a number of epochs")
         degree = torch.bincount(users, minlength=num_users)
         if int(degree.max()) >= num_items:
+            user = named("User", int(degree.argmax()), user_names)
             raise ValueError(
-                f"User {int(degree.argmax())} has interacted with all {num_items} items in train, so there is no "
-                "negative to draw. Remove that user, or use a catalog with more items."
+                f"{user} has interacted with all {num_items} items in train, added noise included, so there is no "
+                "negative to draw. Remove that user, lower noise_ratio, or use a catalog with more items."
             )
         self.users, self.num_items, self.lifetime, self.seed = users, num_items, lifetime, seed
         first = torch.cumsum(degree, 0) - degree  # the row of each user's first positive

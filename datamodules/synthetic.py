@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from llmhd_pl.datamodules.arguments import check_whole
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import EASY, HARD, NOISE, Interactions
 from llmhd_pl.datamodules.noise import NoiseSource
@@ -93,6 +94,13 @@ class SyntheticCatalog(InteractionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
+        for name, number in (
+            ("num_readers", num_readers),
+            ("num_books", num_books),
+            ("num_topics", num_topics),
+            ("books_per_reader", books_per_reader),
+        ):
+            check_whole(name, number, 0)
         if not 4 <= num_topics <= len(TOPICS):
             raise ValueError(f"num_topics is {num_topics}; it must be 4 to {len(TOPICS)}.")
         if num_books < 10 * num_topics:

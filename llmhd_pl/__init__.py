@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         TruncatedLoss,
         VariancePruning,
     )
+    from llmhd_pl.checkpoint_io import SafeCheckpointIO
     from llmhd_pl.datamodules import AmazonBooks, AtomicFiles, InteractionDataModule, Steam, SyntheticCatalog, Yelp
     from llmhd_pl.llm.encoder import EncoderScorer
     from llmhd_pl.llm.endpoint import EndpointScorer
@@ -46,6 +47,7 @@ _MODULES = {
         "TruncatedLoss",
         "VariancePruning",
     ),
+    "llmhd_pl.checkpoint_io": ("SafeCheckpointIO",),
     "llmhd_pl.datamodules": (
         "AmazonBooks",
         "AtomicFiles",
@@ -98,6 +100,7 @@ __all__ = [
     "PreferenceUpdater",
     "QuantizedLLM",
     "ReweightedLoss",
+    "SafeCheckpointIO",
     "SampleRecorder",
     "SampleWeights",
     "Scorer",

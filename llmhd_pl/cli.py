@@ -2,13 +2,16 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning import Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 import llmhd_pl.llm.encoder
 import llmhd_pl.llm.endpoint
@@ -18,6 +21,7 @@ import llmhd_pl.llm.quantized  # noqa: F401
 from llmhd_pl import bundled
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.callbacks import EarlyStopping, TopKWriter
+from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
@@ -30,7 +34,13 @@ CALLBACKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "early_stopping": (EarlyStopping, BEST | {"patience": 10}),
     "predictions": (TopKWriter, {}),
 }
-LOGGER = {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "runs"}}
+LOGGER: dict[str, Any] = {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "runs"}}
+_CHOSEN_LATER = ("best", "last", "hpc")  # checkpoints that Lightning finds itself
+_NOT_THE_RUN = (
+    *("ckpt_path", "config", "weights_only", "predictions.", "trainer.logger", "trainer.max_epochs"),
+    *("trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.strategy", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.enable_", "trainer.log_every_n_steps", "trainer.profiler"),
+)
 _OTHERS = (
     "Further commands: 'llmhd quickstart' (a demonstration of one to three minutes), 'llmhd compare' (a grid of runs), "
     "'llmhd report' (what denoising did), 'llmhd --version'."
@@ -55,25 +65,138 @@ class CLI(LightningCLI):
             parser.set_defaults({f"{name}.{key}": value for key, value in defaults.items()})
         parser.set_defaults({"trainer.logger": LOGGER})
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
+        """Check the checkpoint, and keep Lightning from replacing the settings of a fit by those in it."""
+        super().parse_arguments(parser, args)
+        config = self.config[self.config.subcommand]
+        self._checkpoint: str | None = config.ckpt_path
+        if self._checkpoint is not None and self._checkpoint not in _CHOSEN_LATER:
+            try:
+                read_checkpoint(self._checkpoint)
+            except (ValueError, OSError) as error:
+                parser.error(str(error))
+        if self.config.subcommand == "fit":
+            config.ckpt_path = None
+
+    def before_instantiate_classes(self) -> None:
+        """Put the checkpoint of a fit back in its place."""
+        self.config[self.config.subcommand].ckpt_path = self._checkpoint
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Put the callbacks of ``--denoising`` before those of the trainer, some of which look at their decisions."""
+        """Put the callbacks of ``--denoising`` first, and give the run a folder whatever the logger."""
         config = self.config_init[self.subcommand]
         callbacks = config["trainer"]["callbacks"] or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        return super().instantiate_trainer(callbacks=[*(config["denoising"] or ()), *callbacks], **kwargs)
+        callbacks = [*(config["denoising"] or ()), *callbacks]  # some of the trainer's look at the method's decisions
+        logger = with_run_folder(config["trainer"]["logger"])
+        return super().instantiate_trainer(callbacks=callbacks, logger=logger, **kwargs)
 
     def before_fit(self) -> None:
-        """Keep the checkpoints of a resumed run in its own folder, which Lightning knows by its absolute path."""
-        last = Path(self.config.fit.ckpt_path or "")
+        """Choose the folder of the checkpoints and what decides which of them is best."""
+        last = Path(self._checkpoint or "")
+        resumed = last.is_file() and self._is_run_of(last.parent.parent / "config.yaml")
         for checkpoint in self.trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None and self.trainer.log_dir:
-                folder = last.parent if last.is_file() else Path(self.trainer.log_dir, "checkpoints")
+                folder = last.parent if resumed else Path(self.trainer.log_dir, "checkpoints")
+                # Lightning knows the folder of a resumed run by its absolute path.
                 checkpoint.dirpath = str(folder.resolve())
+        watch_what_there_is(self.trainer, self.model, self.datamodule)
+
+    def _is_run_of(self, path: Path) -> bool:
+        """Return whether the settings are those of a saved configuration; say so if they are not."""
+        if not path.is_file():
+            return False
+        before, now = (
+            settings(yaml.safe_load(text))
+            for text in (path.read_text(encoding="utf-8"), self.parser.dump(self.config, skip_none=False))
+        )
+        different = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if different:
+            rank_zero_warn(
+                f"The settings are not those of {path}: {', '.join(different)} differ. This is a run of its own, which "
+                f"starts from that checkpoint and writes to {self.trainer.log_dir}."
+            )
+        return not different
 
     def after_fit(self) -> None:
         """Print the test table of the best checkpoint."""
+        if not len(self.datamodule.interactions.test):
+            rank_zero_warn("The data has no test interactions, so that there is no test.")
+            return
         best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
         self.trainer.test(self.model, self.datamodule, best or None)
+
+
+def with_run_folder(logger: Any) -> Any:
+    """Make sure that a run has a folder of its own, which Lightning takes from the first logger.
+
+    Args:
+        logger: The trainer's logger or loggers. None and True are Lightning's own choice, which has such a folder.
+
+    Returns:
+        The loggers, first one that gives every run a folder: the ``CSVLogger`` of ``runs/`` if there is no other.
+    """
+    if logger is None or logger is True:
+        return logger
+    loggers = [] if logger is False else logger if isinstance(logger, list) else [logger]
+    local = [each for each in loggers if isinstance(each, (CSVLogger, TensorBoardLogger))]
+    return [*(local[:1] or [CSVLogger(**LOGGER["init_args"])]), *(each for each in loggers if each not in local[:1])]
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that make a run what it is, by their dotted names.
+
+    Where a run is logged, how long it is, and on which devices it runs is left out: a run that was interrupted may go
+    on elsewhere and for longer.
+
+    Args:
+        config: A configuration; one of all commands contains that of ``fit``.
+    """
+    flat: dict[str, Any] = {}
+
+    def flatten(name: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                flatten(f"{name}.{key}" if name else str(key), inner)
+        elif not name.startswith(_NOT_THE_RUN):
+            flat[name] = value
+
+    flatten("", config.get("fit", config))
+    return flat
+
+
+def watch_what_there_is(trainer: Trainer, model: Backbone, data: InteractionDataModule) -> None:
+    """Let checkpoints and early stopping watch a metric that exists, where nobody has chosen one.
+
+    Without validation, training takes all its epochs, and the best checkpoint is the last one.
+
+    Args:
+        trainer: The trainer, before the fit.
+        model: The model, whose ``ks`` say which metrics exist.
+        data: The data module.
+    """
+    data.setup("fit")
+    validates = trainer.limit_val_batches > 0 and len(data.interactions.valid) > 0
+    best = f"val/ndcg@{10 if 10 in model.ks else model.ks[-1]}"
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in list(callbacks):
+        monitor = getattr(callback, "monitor", None)
+        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or monitor is None:
+            continue
+        if validates and monitor == BEST["monitor"]:
+            callback.monitor = best
+        elif not validates and monitor.startswith("val/") and isinstance(callback, EarlyStopping):
+            callbacks.remove(callback)
+        elif not validates and monitor.startswith("val/"):
+            callback.monitor = None
+    if not validates:
+        why = "limit_val_batches is 0" if len(data.interactions.valid) else "the data has no validation interactions"
+        rank_zero_warn(
+            f"There is no validation ({why}): training takes all {trainer.max_epochs} epochs, and best.ckpt is the "
+            "last epoch."
+        )
+    elif best != BEST["monitor"]:
+        rank_zero_info(f"Early stopping and best.ckpt watch {best}, because the model's ks have no 10.")
 
 
 def with_bundled_configs(arguments: Sequence[str]) -> list[str]:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from llmhd_pl.finite import check_predictions
 
-def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int) -> tuple[Tensor, Tensor]:
+
+def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str = "Ranking") -> tuple[Tensor, Tensor]:
     """Rank all items for some users and return which of the top K are relevant.
 
     Args:
@@ -15,11 +17,16 @@ def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int) -> tuple[T
         seen: The (row, item) pairs to leave out of the ranking, int64 [2, n].
         relevant: The (row, item) pairs of the held-out items, int64 [2, m]; no pair may occur twice.
         k: The length of the ranking.
+        where: The beginning of the message of an error.
 
     Returns:
         ``hits``, bool [users, min(k, items)], in the order of the ranking, and ``num_relevant``, int64 [users], the
         number of held-out items of each user.
+
+    Raises:
+        FloatingPointError: If predictions are not finite; see ``check_predictions``.
     """
+    check_predictions(scores, where)
     scores[seen[0], seen[1]] = -torch.inf
     is_relevant = torch.zeros_like(scores, dtype=torch.bool)
     is_relevant[relevant[0], relevant[1]] = True

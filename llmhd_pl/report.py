@@ -2,44 +2,45 @@
 
 Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
 before and after a revision. Saves a picture, ``report.png``, in the second folder: the test metrics of both runs, and
-how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which).
+how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which). Of a run that was
+killed, resumed, or made by several processes it shows what there is.
 """
 
 import argparse
-import json
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
+from llmhd_pl.files import whole_file
+from llmhd_pl.run_files import Row, read_audit, read_rows, read_test
+from llmhd_pl.terminal import printable, shown
 
 KINDS = ("easy", "hard", "noise")
 COLORS = ("tab:blue", "tab:orange", "tab:red")
 NOISE_KIND = KINDS.index("noise")
 
 
-def read_test(folder: Path) -> dict[str, float]:
-    """Return the test metrics of a run; none if it was not tested.
-
-    Args:
-        folder: The folder of the run.
-
-    Raises:
-        FileNotFoundError: If the folder has no ``metrics.csv``.
-    """
-    table: Any = pd.read_csv(folder / "metrics.csv")
-    rows = table[[name for name in table if name.startswith("test/")]].dropna(how="all")
-    return {} if rows.empty else {name: float(value) for name, value in rows.iloc[-1].items()}
+def read_judgements(folder: Path) -> list[Row]:
+    """Return what was decided about the suspicious samples of a run in its last epoch."""
+    number = (int, float)
+    required: dict[str, Any] = {"epoch": int, "sample": int, "user": int, "title": str, "kept": bool}
+    rows = read_rows(folder / "judgements.jsonl", required | {"score": (*number, type(None))})
+    # Of a run that was resumed with another number of processes, older files may lie beside the last ones.
+    return [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the rows of a JSONL file; none if there is no file."""
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+def read_preferences(folder: Path) -> list[Row]:
+    """Return how the preferences of a run came to be."""
+    rows = read_rows(folder / "preferences.jsonl", {"epoch": int, "user": int, "cause": str})
+    texts = ("before", "after")
+    return [row for row in rows if all(isinstance(row.get(name, ""), str) for name in texts)]
 
 
 def kinds(audit: np.ndarray) -> tuple[str, ...]:
@@ -54,52 +55,59 @@ def kinds(audit: np.ndarray) -> tuple[str, ...]:
 
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
     """Print the test metrics of both runs."""
-    table = Table("test", without.name, with_.name, "gain", title="What denoising gained")
+    table = Table(title="What denoising gained")
+    for title in ("test", without.name, with_.name, "gain"):
+        table.add_column(shown(title))
     before, after = read_test(without), read_test(with_)
     for folder, metrics in ((without, before), (with_, after)):
         if not metrics:
-            console.print(
-                f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (llmhd fit tests then), or your "
-                "own code did not call trainer.test(...)."
+            message = (
+                f"{folder / 'metrics.csv'} has no test metrics: the run has not ended (llmhd fit tests then), it went "
+                "on in another folder, or your own code did not call trainer.test(...)."
             )
+            console.print(shown(message))
     for name in [name for name in before if name in after]:
         gain = after[name] / before[name] - 1 if before[name] else float("nan")
-        table.add_row(name.removeprefix("test/"), f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gain:+.1%}")
+        values = f"{before[name]:.4f}", f"{after[name]:.4f}", f"{gain:+.1%}"
+        table.add_row(shown(name.removeprefix("test/")), *values)
     if table.rows:
         console.print(table)
 
 
 def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
     """Print some suspicious samples: what the judge was told, what it answered, what was decided, and the truth."""
-    preferences = {row["user"]: row.get("after", "") for row in read_lines(folder / "preferences.jsonl")}
-    rows = [row for row in read_lines(folder / "judgements.jsonl") if row["score"] is not None]
+    preferences = {row["user"]: row.get("after", "") for row in read_preferences(folder)}
+    rows = [row for row in read_judgements(folder) if row["score"] is not None]
     kept, dropped = ([row for row in rows if row["kept"] is keep][: count // 2] for keep in (True, False))
-    audit = np.load(folder / "audit.npz")["kind"] if (folder / "audit.npz").is_file() else None
-    names = () if audit is None else kinds(audit)
+    audit = read_audit(folder)
     table = Table("preference", "item", "score", "decision", "truth", title="Suspicious samples of the last epoch")
     for row in kept + dropped:
-        truth = "" if audit is None else names[audit[row["sample"]]]
+        known = audit is not None and 0 <= row["sample"] < len(audit["kind"])
+        truth = kinds(audit["kind"])[audit["kind"][row["sample"]]] if audit is not None and known else ""
         decision = "kept" if row["kept"] else "dropped"
-        table.add_row(preferences.get(row["user"], ""), row["title"], f"{row['score']:.1f}", decision, truth)
+        texts = shown(preferences.get(row["user"], "")), shown(row["title"])
+        table.add_row(*texts, f"{row['score']:.1f}", decision, truth)
     console.print(table)
 
 
 def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
     """Print some revisions of preferences with their causes or, if there are none, some preferences."""
-    revisions = [row for row in read_lines(folder / "preferences.jsonl") if row["cause"] == "revision"]
+    rows = read_preferences(folder)
+    revisions = [row for row in rows if row["cause"] == "revision"]
     changed = [row for row in revisions if row.get("before") != row.get("after")]
     if not revisions:
-        summaries = [row for row in read_lines(folder / "preferences.jsonl") if "after" in row]
+        summaries = [row for row in rows if "after" in row]
         table = Table("user", "preference", title=f"{min(count, len(summaries))} of {len(summaries)} preferences")
         for row in summaries[:count]:
-            table.add_row(str(row["user"]), row["after"])
+            table.add_row(str(row["user"]), shown(row["after"]))
         console.print(table)
         return
-    shown = changed[:count]
-    table = Table("before", "because of", "after", title=f"{len(shown)} of {len(revisions)} revised preferences")
-    for row in shown:
-        causes = [f"{word}: {', '.join(row[word][:3])}" for word in ("disliked", "liked") if word in row]
-        table.add_row(row.get("before", ""), "; ".join(causes), row.get("after", ""))
+    some = changed[:count]
+    table = Table("before", "because of", "after", title=f"{len(some)} of {len(revisions)} revised preferences")
+    for row in some:
+        titles = {word: row[word][:3] for word in ("disliked", "liked") if isinstance(row.get(word), list)}
+        causes = "; ".join(f"{word}: {', '.join(map(str, some))}" for word, some in titles.items())
+        table.add_row(shown(row.get("before", "")), shown(causes), shown(row.get("after", "")))
     console.print(table)
 
 
@@ -112,6 +120,10 @@ def plot(without: Path, with_: Path) -> Path:
 
     Returns:
         The path of the picture, in the second folder.
+
+    Raises:
+        OSError: If it cannot be written.
+        ValueError: If the second run has no audit that can be read.
     """
     import matplotlib
 
@@ -122,8 +134,11 @@ def plot(without: Path, with_: Path) -> Path:
     plot_gain(left, without, with_)
     plot_dropped(right, with_)
     path = with_ / "report.png"
-    figure.savefig(path, dpi=130)
-    pyplot.close(figure)
+    try:
+        with whole_file(path) as part:
+            figure.savefig(part, format="png", dpi=130)
+    finally:
+        pyplot.close(figure)
     return path
 
 
@@ -133,12 +148,12 @@ def plot_gain(axes: Any, without: Path, with_: Path) -> None:
     names = sorted(before.keys() & after.keys(), key=lambda name: (name.partition("@")[0], len(name), name))
     places = np.arange(len(names))
     for offset, metrics, folder, color in ((-0.2, before, without, "silver"), (0.2, after, with_, "tab:blue")):
-        axes.bar(places + offset, [metrics[name] for name in names], 0.4, label=folder.name, color=color)
+        axes.bar(places + offset, [metrics[name] for name in names], 0.4, label=_label(folder.name), color=color)
     for place, name in zip(places, names, strict=True):
         if before[name]:
             top = max(before[name], after[name])
             axes.text(place, top, f"{after[name] / before[name] - 1:+.0%}", ha="center", va="bottom")
-    axes.set_xticks(places, [name.removeprefix("test/") for name in names])
+    axes.set_xticks(places, [_label(name.removeprefix("test/")) for name in names])
     axes.margins(y=0.12)
     axes.set(title="What was gained (test)")
     axes.legend(loc="upper left")
@@ -146,7 +161,9 @@ def plot_gain(axes: Any, without: Path, with_: Path) -> None:
 
 def plot_dropped(axes: Any, folder: Path) -> None:
     """Draw, for each kind of sample that the data knows, how many are dropped after the last epoch."""
-    audit = np.load(folder / "audit.npz")
+    audit = read_audit(folder)
+    if audit is None:
+        raise ValueError(f"{folder / 'audit.npz'} is needed: NoiseAudit in the run, and data that knows its noise.")
     dropped = np.isin(audit["status"], (NOISE, CANDIDATE))
     kind_of = audit["kind"]
     present = [number for number in range(len(KINDS)) if (kind_of == number).any()]
@@ -157,9 +174,17 @@ def plot_dropped(axes: Any, folder: Path) -> None:
         axes.barh(place, out, color=color)
         axes.text(number, place, f" {out:,} of {number:,} dropped ({out / number:.0%})", va="center")
     axes.set_yticks(range(len(present)), [kinds(kind_of)[kind] for kind in present])
-    axes.set_xlim(0, 1.6 * max(int((kind_of == kind).sum()) for kind in present))  # room for the texts
+    # With room for the texts.
+    axes.set_xlim(0, 1.6 * max((int((kind_of == kind).sum()) for kind in present), default=1))
     share = f"{(kind_of[dropped] == NOISE_KIND).mean():.0%} of it is noise" if dropped.any() else "nothing"
     axes.set(xlabel="training interactions", title=f"What was dropped: {share}")
+
+
+def _label(text: str) -> str:
+    """A text in a picture: a dollar begins no formula, and an underscore at the beginning hides no label."""
+    return (
+        "\u200b" + printable(text).replace("$", r"\$") if text.startswith("_") else printable(text).replace("$", r"\$")
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -167,6 +192,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     Args:
         arguments: The arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: If one of the folders does not exist.
     """
     parser = argparse.ArgumentParser(
         "llmhd report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -174,14 +202,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("without", type=Path, help="folder of a run without denoising")
     parser.add_argument("with_", type=Path, metavar="with", help="folder of a run with LLMHD and NoiseAudit")
     options = parser.parse_args(arguments)
+    for folder in (options.without, options.with_):
+        if not folder.is_dir():
+            parser.error(f"there is no folder {folder}: give the folders of two runs, such as runs/quickstart-llmhd")
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
+        sys.stdout.reconfigure(errors="backslashreplace")
     console = Console()
-    print_judgements(console, options.with_)
-    print_preferences(console, options.with_)
-    print_metrics(console, options.without, options.with_)
-    if (options.with_ / "audit.npz").is_file():
-        console.print(f"Picture: {plot(options.without, options.with_)}")
-    else:
-        console.print("No picture: it needs NoiseAudit in the run, and data that knows its noise.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        print_judgements(console, options.with_)
+        print_preferences(console, options.with_)
+        print_metrics(console, options.without, options.with_)
+        audited = read_audit(options.with_) is not None
+    for message in dict.fromkeys(str(warning.message) for warning in caught):
+        console.print(shown(message))
+    picture = "it needs NoiseAudit in the run, and data that knows its noise."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the same ones again, and letters that the font of the picture lacks
+        try:
+            if audited:
+                picture = str(plot(options.without, options.with_))
+        except OSError as error:
+            audited, picture = False, str(error)
+    console.print(shown(f"{'Picture' if audited else 'No picture'}: {picture}"))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The grid: real ``llmhd fit`` processes, finished runs skipped, broken ones repeated, tables of what is there."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,10 +11,11 @@ from typing import Any
 import pandas as pd
 import pytest
 import yaml
+from titles import TITLES
 
 from llmhd_pl import bundled, compare
 from llmhd_pl.cli import main as command_line
-from llmhd_pl.compare import Grid, records, run
+from llmhd_pl.compare import Grid, records, run, tables
 
 REPOSITORY = Path(__file__).parent.parent
 SMALL = {
@@ -259,6 +261,39 @@ def test_a_broken_line_is_named(tmp_path: Path, broken: str) -> None:
         file.write(broken)
     with pytest.raises(ValueError, match=r"grid\.jsonl, line 2, is not a whole record"):
         records.read(path)
+
+
+@pytest.mark.parametrize(
+    "text", [title for title in TITLES if title.isprintable() or "\u2028" in title or "\x85" in title]
+)
+def test_a_record_of_any_text_is_one_line(tmp_path: Path, text: str) -> None:
+    """Whoever wrote it, ``json`` or an editor: only a line break ends a line."""
+    path = tmp_path / "grid.jsonl"
+    records.append(path, {"method": text})
+    with path.open("ab") as file:
+        file.write(json.dumps({"method": text}, ensure_ascii=False).encode(errors="backslashreplace") + b"\n")
+    assert records.read(path) == [{"method": text}] * 2
+    with path.open("ab") as file:
+        file.write(b'{"method": "\xff"}\n')
+    with pytest.raises(ValueError, match=r"grid\.jsonl, line 3, is not a whole record"):
+        records.read(path)
+
+
+def test_the_logs_of_a_start_that_was_killed_are_read_as_far_as_they_go(tmp_path: Path) -> None:
+    header = "epoch,val/ndcg@10,test/ndcg@10\n"
+    for start, text in enumerate(["", header + "0,0.1,\n1,0.2,\n2,0.9", header + "2,0.3,\n2,,0.25\n"]):
+        (tmp_path / f"start{start}").mkdir()
+        (tmp_path / f"start{start}" / "metrics.csv").write_text(text)
+    figures = run.measured(tmp_path)
+    assert figures["ndcg@10"] == 0.25 and figures["valid ndcg@10"] == 0.3 and figures["chosen epoch"] == 2
+
+
+def test_names_of_methods_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["[/off]", "[bold]a[/bold]"]
+    columns = ["noise", "backbone", "seeds", "recall@10", "ndcg@10", "gain", "p"]
+    tables.show(pd.DataFrame([{"method": name} | dict.fromkeys(columns, "1") for name in names]))
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in names)
 
 
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:

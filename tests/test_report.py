@@ -1,14 +1,20 @@
 """The report reads what runs leave behind; nothing in it is computed anew."""
 
+import io
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
+from titles import TITLES, shared_titles
 
 from llmhd_pl import report
 from llmhd_pl.denoising.store import CANDIDATE, HARD, NOISE
+from llmhd_pl.files import json_text
+from llmhd_pl.terminal import printable
 
 
 @pytest.fixture
@@ -102,3 +108,208 @@ def test_a_run_without_decisions_or_tests_has_a_picture_too(runs: tuple[Path, Pa
 def test_what_is_only_known_not_to_be_noise_is_not_called_easy() -> None:
     assert report.kinds(np.array([0, 2, 1])) == ("easy", "hard", "noise")
     assert report.kinds(np.array([0, 2, 0])) == ("not noise", "hard", "noise")
+
+
+# Runs that were not one uninterrupted process
+
+
+def shown(
+    runs: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    picture: bool = True,
+) -> str:
+    """What the report prints: no line break in a row, and nothing that a terminal would obey."""
+    monkeypatch.setenv("COLUMNS", "400")
+    if not picture:  # it takes most of the time
+        monkeypatch.setattr(report, "plot", lambda *_: "not drawn")
+    report.main([str(run) for run in runs])
+    printed = capsys.readouterr().out
+    assert all(line.isprintable() for line in printed.split("\n"))
+    return printed
+
+
+METRICS: dict[str, tuple[str | None, str | None]] = {
+    "no file": (None, None),
+    "nothing in it": ("", None),
+    "a header alone": ("epoch,test/ndcg@10\n", None),
+    "half a header": ("epoch,test/nd", None),
+    "no test columns": ("epoch,val/ndcg@10\n0,0.1\n", None),
+    "no test rows": ("epoch,test/ndcg@10\n0,\n1,\n", None),
+    "half of the only number": ("epoch,test/ndcg@10\n3,0.25", None),
+    "half of a later row": ("epoch,test/ndcg@10\n3,0.25\n3,0.2", "0.2500"),
+    "tested twice": ("epoch,test/ndcg@10\n3,0.25\n3,0.25\n4,0.28\n", "0.2800"),
+    "trained on after the test": ("epoch,test/ndcg@10,val/x\n3,0.25,\n4,,0.1\n", "0.2500"),
+    "a row that is too long": ("epoch,test/ndcg@10\n3,0.25\n4,0.26,7,8\n", "0.2500"),
+    "the header again": ("epoch,test/ndcg@10\n3,0.25\nepoch,test/ndcg@10\n", "0.2500"),
+    "infinity": ("epoch,test/ndcg@10\n3,inf\n", None),
+    "a word": ("epoch,test/ndcg@10\n3,banana\n", None),
+    "bytes": ("\udcff\udcfe\x00\x01\n\x00\n", None),
+    "line breaks of Windows": ("epoch,test/ndcg@10\r\n3,0.25\r\n", "0.2500"),
+}
+
+
+@pytest.mark.parametrize("fault", METRICS)
+def test_metrics_of_a_run_that_was_killed_or_resumed(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    content, wanted = METRICS[fault]
+    file = runs[1] / "metrics.csv"
+    file.unlink() if content is None else file.write_bytes(content.encode(errors="surrogateescape"))
+    printed = shown(runs, capsys, monkeypatch)
+    assert (wanted in printed) if wanted else (f"{file} has no test metrics" in printed and "gain" not in printed)
+    assert "Knots" in printed and "Picture: " in printed
+
+
+@pytest.mark.parametrize("name", ["judgements", "preferences"])
+@pytest.mark.parametrize(
+    "line", ['{"epoch": 2, "user": 7, "ti', "null", "[]", "7", "{}", '"a', "\x00\x00", '{"epoch": "2", "user": 7}']
+)
+@pytest.mark.parametrize("place", ["last", "first"])
+def test_a_line_that_is_not_whole_is_left_out_and_named(
+    runs: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    line: str,
+    place: str,
+) -> None:
+    file = runs[1] / f"{name}.jsonl"
+    whole = file.read_text()
+    number = whole.count("\n") + 1 if place == "last" else 1
+    file.write_text(whole + line if place == "last" else f"{line}\n{whole}")
+    printed = shown(runs, capsys, monkeypatch, picture=False)
+    assert printed.count(f"{file}, line {number}, is not whole and is left out") == 1
+    assert ("the run was killed" in printed) == (place == "last")
+    assert "Knots" in printed and "Masts" in printed and "Likes boats." in printed
+
+
+def test_all_processes_of_a_run_are_shown_together(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = runs[1]
+    audit = dict(np.load(folder / "audit.npz"))
+    status = np.zeros(90)
+    status[2:60:3], status[1:10:3] = NOISE, CANDIDATE
+    for rank in (0, 1):
+        mine = np.arange(90) % 2 == rank
+        part = {"status": np.where(mine, status, 0), "loss": np.where(mine, 1, np.nan)}
+        np.savez(folder / f"audit-rank{rank}.npz", **audit | part)
+        for name in ("judgements", "preferences"):
+            lines = (folder / f"{name}.jsonl").read_text().splitlines()
+            # The first is known to both: they went on from a checkpoint that has it.
+            own = [*lines[:1], *lines[1 + rank :: 2]] if name == "preferences" else lines[rank::2]
+            (folder / f"{name}-rank{rank}.jsonl").write_text("".join(line + "\n" for line in own))
+    for name in ("judgements.jsonl", "preferences.jsonl", "audit.npz"):
+        (folder / name).unlink()
+    printed = shown(runs, capsys, monkeypatch)
+    assert "Knots" in printed and "Masts" in printed and "1 of 1 revised preferences" in printed
+    both = report.read_audit(folder)
+    assert both is not None and (both["status"] == status).all()
+    assert [row["cause"] for row in report.read_preferences(folder)] == ["summary", "revision"]
+
+
+def test_of_a_run_that_went_on_with_other_processes_the_last_epoch_is_shown(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    row = {"epoch": 9, "sample": 5, "user": 7, "item": 1, "title": "Sails", "score": 3.5, "kept": False}
+    (runs[1] / "judgements-rank0.jsonl").write_text(json.dumps(row) + "\n")
+    printed = shown(runs, capsys, monkeypatch)
+    assert "Sails" in printed and "Masts" not in printed
+
+
+def spoil(path: Path, **arrays: np.ndarray) -> None:
+    np.savez(path, **dict(np.load(path)) | arrays)
+
+
+AUDITS: dict[str, Any] = {
+    "nothing in it": lambda path: path.write_bytes(b""),
+    "cut": lambda path: path.write_bytes(path.read_bytes()[:-100]),
+    "flipped": lambda path: path.write_bytes(path.read_bytes()[:200] + b"\xff\xff" + path.read_bytes()[202:]),
+    "a text": lambda path: path.write_text("audit"),
+    "a pickle": lambda path: path.write_bytes(b"\x80\x04N."),
+    "one array": lambda path: np.save(path.open("wb"), np.ones(3)),
+    "no status": lambda path: np.savez(path, kind=np.zeros(90)),
+    "other lengths": lambda path: spoil(path, status=np.zeros(89)),
+    "two dimensions": lambda path: spoil(
+        path, kind=np.zeros((90, 2)), status=np.zeros((90, 2)), loss=np.zeros((90, 2))
+    ),
+    "kind 3": lambda path: spoil(path, kind=np.full(90, 3)),
+    "status -1": lambda path: spoil(path, status=np.full(90, -1)),
+    "NaN": lambda path: spoil(path, status=np.full(90, np.nan)),
+    "texts": lambda path: spoil(path, kind=np.array(["easy"] * 90)),
+    "objects": lambda path: spoil(path, kind=np.array([None] * 90)),
+}
+
+
+@pytest.mark.parametrize("fault", AUDITS)
+def test_an_audit_that_cannot_be_right_is_named_and_the_rest_is_shown(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, fault: str
+) -> None:
+    AUDITS[fault](runs[1] / "audit.npz")
+    printed = shown(runs, capsys, monkeypatch)
+    assert f"{runs[1] / 'audit.npz'} cannot be read, so nothing is shown of the audit" in printed
+    assert "Knots" in printed and "+25.0%" in printed and "No picture" in printed
+
+
+def test_an_audit_of_other_data_tells_no_truth(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.savez(runs[1] / "audit.npz", kind=np.zeros(1), status=np.zeros(1))  # and sample 1 has been judged
+    assert "Masts" in shown(runs, capsys, monkeypatch)
+
+
+def test_what_cannot_be_read_or_written_is_said(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (runs[1] / "report.png").mkdir()
+    assert f"No picture: [Errno 21] {runs[1] / 'report.png'} could not be written" in shown(runs, capsys, monkeypatch)
+    with pytest.raises(SystemExit):
+        report.main([str(runs[0]), str(runs[1] / "nowhere")])
+    assert f"there is no folder {runs[1] / 'nowhere'}: give the folders of two runs" in capsys.readouterr().err
+
+
+# Titles
+
+
+@pytest.mark.parametrize("title", TITLES + shared_titles())
+def test_a_report_survives_every_title(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, title: str
+) -> None:
+    files = {}
+    for name in ("judgements", "preferences"):
+        path = runs[1] / f"{name}.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            row |= {key: title for key in ("title", "after", "before") if key in row}
+            row |= {"disliked": [title, "Knots"]} if "disliked" in row else {}
+        rows[-1]["after"] = f"{title} and boats"
+        files[path] = rows
+    for write in (json_text, json.dumps, lambda row: json.dumps(row, ensure_ascii=False)):  # by us, and by others
+        for path, rows in files.items():
+            path.write_bytes("".join(write(row) + "\n" for row in rows).encode(errors="backslashreplace"))
+        printed = shown(runs, capsys, monkeypatch, picture=False)
+        assert "is left out" not in printed and printed.count("dropped") == 1 and "9.0" in printed
+        if len(title) < 100:
+            assert printable(f"{title} and boats") in printed and printable(f"disliked: {title}, Knots") in printed
+
+
+def test_a_report_survives_the_names_of_its_runs(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    names = "_[off]$x^{", "[bold] \x1b[31m$\\frac$"
+    renamed = runs[0].rename(tmp_path / names[0]), runs[1].rename(tmp_path / names[1])
+    printed = shown(renamed, capsys, monkeypatch)
+    assert names[0] in printed and printable(names[1]) in printed and "Picture: " in printed
+
+
+def test_a_terminal_that_knows_few_characters_is_no_error(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    row = {"epoch": 2, "sample": 0, "user": 7, "item": 1, "title": "Köln", "score": 2.5, "kept": False}
+    (runs[1] / "judgements.jsonl").write_text(json.dumps(row) + "\n")
+    report.main([str(run) for run in runs])
+    output.flush()
+    assert rb"K\xf6ln" in output.buffer.getvalue()  # type: ignore[attr-defined]

@@ -19,7 +19,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "methods": {"callbacks", "denoising", "llm"},
 }
 # And the small modules that backbones may import.
-FOR_BACKBONES = {"sample_weights", "graph", "losses", "metrics", "training_data", "processes"}
+FOR_BACKBONES = {
+    *("sample_weights", "graph", "losses", "metrics", "training_data", "processes"),
+    *("checkpoint_io", "finite", "fingerprint"),
+}
 
 
 def files(package: str) -> dict[str, Path]:

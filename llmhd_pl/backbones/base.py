@@ -1,14 +1,16 @@
 """What all backbones share: the training step, the seam for denoisers, the evaluation, and the optimiser."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from pytorch_lightning import LightningModule
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
+from llmhd_pl.finite import FiniteCheck, check_parameters, check_predictions
 from llmhd_pl.losses import bce_loss, bpr_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 from llmhd_pl.processes import reduced
@@ -17,7 +19,7 @@ from llmhd_pl.sample_weights import Batch, SampleWeights
 Objective = Literal["bpr", "bce"]
 
 
-class Backbone(SampleWeights, LightningModule, ABC):
+class Backbone(SampleWeights, CheckedCheckpoints, ABC):
     """A recommender that scores pairs, ranks the catalog, and trains on triples.
 
     A child class implements ``score``, ``rank`` and ``squared_norms``; it may add a term to the loss by overriding
@@ -33,7 +35,9 @@ class Backbone(SampleWeights, LightningModule, ABC):
         ks: The cutoffs K of Recall@K and NDCG@K. A prediction holds as many items as the largest one.
 
     Raises:
-        ValueError: If a size is not a positive integer, the objective is unknown, or a cutoff is less than 1.
+        ValueError: If a size is not a positive integer, the objective is unknown, the learning rate or the L2 weight
+            is out of range, or a cutoff is less than 1.
+        FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
     def __init__(
@@ -52,6 +56,10 @@ class Backbone(SampleWeights, LightningModule, ABC):
                 raise ValueError(f"{name} is {size!r}; it must be the data module's {name}, an integer of at least 1.")
         if objective not in ("bpr", "bce"):
             raise ValueError(f"objective is {objective!r}; it must be 'bpr' or 'bce'.")
+        if not 0 < learning_rate < math.inf:
+            raise ValueError(f"learning_rate is {learning_rate}; it must be a positive number.")
+        if not 0 <= l2 < math.inf:
+            raise ValueError(f"l2 is {l2}; it must be a number of at least 0.")
         self.num_users, self.num_items = num_users, num_items
         self._loss = bpr_loss if objective == "bpr" else bce_loss
         self.learning_rate, self.l2 = learning_rate, l2
@@ -60,6 +68,13 @@ class Backbone(SampleWeights, LightningModule, ABC):
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
+        self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
+
+    def on_train_epoch_end(self) -> None:
+        """Check that the model is finite before the epoch's checkpoint is written."""
+        self._losses.verify(self.current_epoch)
+        self._predictions.verify(self.current_epoch)
+        check_parameters(self, f"Epoch {self.current_epoch}")
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -115,6 +130,7 @@ class Backbone(SampleWeights, LightningModule, ABC):
         users = batch["user"]
         predictions = self.score(users.repeat(2), torch.cat([batch["positive"], batch["negative"]]))
         positive_score, negative_score = predictions.chunk(2)
+        self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
         losses = self._loss(positive_score, negative_score)
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
@@ -128,6 +144,7 @@ class Backbone(SampleWeights, LightningModule, ABC):
         auxiliary = self.auxiliary_loss(batch, samples * self.trainer.world_size)
         if auxiliary is not None:
             loss = loss + self.trainer.world_size * auxiliary
+        self._losses.see(loss.detach(), self.current_epoch, self.global_step)
         return {
             "loss": loss,
             "losses": losses.detach(),
@@ -144,9 +161,13 @@ class Backbone(SampleWeights, LightningModule, ABC):
         self._evaluate(self.test_metrics, batch)
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
-        metrics.update(*rank_hits(self.rank(batch["user"]), batch["seen"], batch["relevant"], self.ks[-1]))
+        scores = self.rank(batch["user"])
+        metrics.update(*rank_hits(scores, batch["seen"], batch["relevant"], self.ks[-1], self._where()))
         for name, metric in metrics.items():
             self.log(name, metric, prog_bar=name == "val/ndcg@10", batch_size=len(batch["user"]))
+
+    def _where(self) -> str:
+        return f"{self.trainer.state.stage}, epoch {self.current_epoch}, step {self.global_step}"
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Return the top K unseen items of each user, K being the largest of ``ks``.
@@ -158,8 +179,12 @@ class Backbone(SampleWeights, LightningModule, ABC):
         Returns:
             ``user`` int64 [b], ``item`` int64 [b, K] and ``score`` [b, K], best first. If a user has fewer than K
             unseen items, the rest of the row has the score -inf.
+
+        Raises:
+            FloatingPointError: If predictions are not finite; see ``check_predictions``.
         """
         scores = self.rank(batch["user"])
+        check_predictions(scores, self._where())
         scores[batch["seen"][0], batch["seen"][1]] = -torch.inf
         top = scores.topk(min(self.ks[-1], scores.shape[1]), dim=1)
         return {"user": batch["user"], "item": top.indices, "score": top.values}

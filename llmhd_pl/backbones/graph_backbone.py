@@ -72,6 +72,7 @@ class GraphBackbone(EmbeddingBackbone):
         Raises:
             RuntimeError: If there is neither a graph nor a data module with training interactions.
         """
+        super().setup(stage)
         if self.adjacency is None or isinstance(getattr(self.trainer, "datamodule", None), TrainingData):
             remedy = "Pass a data module that has them, or call the model's set_graph(users, items) before training."
             self.set_graph(*training_interactions(self.trainer, self, remedy))

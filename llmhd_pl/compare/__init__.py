@@ -11,11 +11,13 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
 
 from llmhd_pl.compare.grid import Grid, Run
 from llmhd_pl.compare.records import finished, unfinished
 from llmhd_pl.compare.run import execute
 from llmhd_pl.compare.tables import METRICS, show, summary, table, write
+from llmhd_pl.terminal import printable
 
 __all__ = ["METRICS", "Grid", "Run", "execute", "finished", "main", "summary", "table", "unfinished", "write"]
 
@@ -63,7 +65,7 @@ def execute_all(grid: Grid, runs: Sequence[Run]) -> int:
         The number of runs that failed.
     """
     failed = 0
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(grid.processes) as pool:
         task = progress.add_task("runs", total=len(runs))
         futures = {pool.submit(execute, grid, run): run for run in runs}
@@ -71,7 +73,7 @@ def execute_all(grid: Grid, runs: Sequence[Run]) -> int:
             error = future.exception()
             if error is not None:
                 failed += 1
-                progress.console.print(f"[red]{error}")
+                progress.console.print(Text(printable(error), style="red"))
             progress.update(task, advance=1, description=f"last: {futures[future].name}")
             write(grid)
     return failed

@@ -49,16 +49,18 @@ def read(path: Path) -> list[Record]:
         ValueError: If a line is not a whole record.
     """
     records = []
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.is_file() else []
-    for number, line in enumerate(lines, start=1):
+    # Not splitlines(): it also splits at characters that a text in a record may contain.
+    lines = path.read_bytes().split(b"\n") if path.is_file() else [b""]
+    half = lines.pop()  # what follows the last line break: nothing, unless a process was killed while it wrote
+    for number, line in enumerate([*lines, half] if half else lines, start=1):
         try:
-            record = json.loads(line) if line.endswith("\n") else None
-        except json.JSONDecodeError:
+            record = json.loads(line) if number <= len(lines) else None
+        except (ValueError, RecursionError):  # also of what is not UTF-8
             record = None
         if not isinstance(record, dict):
             raise ValueError(
-                f"{path}, line {number}, is not a whole record: {line[:60]!r}. Remove this line; its run is then "
-                "repeated."
+                f"{path}, line {number}, is not a whole record: {line[:60].decode(errors='replace')!r}. Remove this "
+                "line; its run is then repeated."
             )
         records.append(record)
     return records

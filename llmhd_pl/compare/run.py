@@ -16,6 +16,7 @@ import yaml
 import llmhd_pl
 from llmhd_pl.compare import records
 from llmhd_pl.compare.grid import Grid, Run
+from llmhd_pl.run_files import read_metrics
 
 _PACKAGES = ("torch", "pytorch-lightning", "numpy", "scipy", "transformers", "sentence-transformers")
 _PACKAGE = Path(llmhd_pl.__file__).parent
@@ -101,7 +102,7 @@ def measured(folder: Path) -> dict[str, float]:
         epochs, and the last audit.
     """
     starts = sorted(folder.glob("start*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("start")))
-    table: Any = pd.concat([pd.read_csv(path) for path in starts], ignore_index=True)
+    table: Any = pd.concat([read_metrics(path) for path in starts], ignore_index=True)
     test = table[[name for name in table if name.startswith("test/")]].dropna(how="all").iloc[-1]
     valid = table.dropna(subset=["val/ndcg@10"]).drop_duplicates("epoch", keep="last")
     result = {name.removeprefix("test/"): float(value) for name, value in test.items()}

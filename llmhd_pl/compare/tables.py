@@ -10,6 +10,7 @@ from scipy.stats import ttest_rel
 
 from llmhd_pl.compare.grid import Grid
 from llmhd_pl.compare.records import finished
+from llmhd_pl.terminal import shown
 
 METRICS = ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
 _ORIGIN = {"data", "commit", "versions", "device", "seconds"}
@@ -126,5 +127,5 @@ def show(short: pd.DataFrame) -> None:
     for name in columns:
         printed.add_column(name, no_wrap=name not in ("method", "backbone"))
     for row in short[columns].itertuples(index=False):
-        printed.add_row(*row)
+        printed.add_row(*(shown(cell) for cell in row))
     Console().print(printed)

@@ -65,7 +65,7 @@ class PaidAnswers:
             The answers by prompt; prompts without an answer are left out.
         """
         if self._cache is not None:
-            found = self._cache.get(self._fingerprint(), prompts)
+            found = self._cache.get(self._fingerprint(), prompts, template)
         else:
             keys = {prompt: _key(prompt) for prompt in prompts}
             found = {prompt: self._memory[key] for prompt, key in keys.items() if key in self._memory}

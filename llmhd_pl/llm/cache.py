@@ -1,19 +1,23 @@
 """AnswerCache: keeps every answer of a language model, so that none is paid for twice."""
 
 import contextlib
-import hashlib
-import json
+import sqlite3
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from llmhd_pl.files import whole_file
-from llmhd_pl.llm.answer_file import open_to_replay, open_to_write
+from llmhd_pl.files import storable, whole_file
+from llmhd_pl.llm.answer_file import named_errors, open_to_replay, open_to_write
+from llmhd_pl.llm.answer_rows import Row, answer_key, export_line, fault, parse_line
 
 _CHUNK = 5000  # keys in one query; SQLite allows 32766
 _SHOWN_LINES = 12
-_INSERT = "INSERT INTO answers VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+_COLUMNS = ", ".join(Row._fields)
+_INTO = "INTO answers VALUES (?, ?, ?, ?, ?, ?, ?)"
+_BUSY_AGAIN = 1000
+"""Milliseconds to wait for another process that has kept this one waiting for too long before."""
 
 
 class MissingAnswersError(LookupError):
@@ -43,44 +47,68 @@ class AnswerCache:
     A batch is written in one transaction: a process that is killed loses the batch it was writing, never an earlier
     one. The first answer to a prompt stays. Open the cache in the process that uses it, not before a fork.
 
+    Whoever wrote the file, an answer is only given out if a model can have answered it: see ``answer_rows.fault``. A
+    row that is not valid counts as not there, with one warning, and the next answer to its prompt takes its place.
+
+    Answers are paid for. If the file cannot be written any more, because the disk is full or another process keeps it
+    locked, they are kept in memory, with one warning, and written as soon as that is possible again.
+
     Args:
-        path: The file. It is created if it does not exist, with its folders.
+        path: The file. It is created if it does not exist, with its folders. A symbolic link to a cache is followed.
         replay: Whether to answer from the file alone: nothing is written, and a prompt without an answer is an error.
 
     Attributes:
         connection: The connection to the SQLite file.
 
     Raises:
-        FileNotFoundError: If there is nothing to replay.
-        ValueError: If the file is another program's SQLite file, or a corrupt file that is to be replayed. Without
-            ``replay``, a corrupt file is renamed and a new one begun, with a warning.
+        FileNotFoundError: If there is nothing to replay, or the path is a symbolic link to nothing.
+        ValueError: If the file is not an answer cache, is one of a newer version, or is a corrupt one that is to be
+            replayed. Without ``replay``, a corrupt file is renamed and a new one begun, with a warning.
+        OSError: If the file cannot be opened, because a folder is in its place or it may not be written to. It is a
+            TimeoutError if another process does not let it be opened.
+        sqlite3.OperationalError: If another process keeps the file itself locked.
         RuntimeError: If the system has no POSIX file locks, like Windows, and ``replay`` is not set.
     """
 
     def __init__(self, path: str | Path, replay: bool = False) -> None:
         self.path, self.replay = Path(path), replay
         self.connection = open_to_replay(self.path) if replay else open_to_write(self.path)
+        self._warned_of_faults = self._warned_of_writing = False
+        self._unwritten: dict[bytes, Row] = {}  # paid for, but the file could not be written
 
-    def get(self, fingerprint: str, prompts: Sequence[str]) -> dict[str, str]:
+    def get(self, fingerprint: str, prompts: Sequence[str], template: str | None = None) -> dict[str, str]:
         """Look up answers.
 
         Args:
             fingerprint: Who is asked: model, revision, quantisation, prompts and decoding.
             prompts: Any number of rendered prompts.
+            template: The template of the prompts; what is kept as the answer to another one is not valid. None takes
+                the template that each answer is kept with.
 
         Returns:
-            The answers by prompt; prompts without an answer are left out.
+            The answers by prompt; prompts without a valid answer are left out.
 
         Raises:
             MissingAnswersError: If a prompt has no answer and the cache is being replayed.
+            ValueError: If an answer is not valid and the cache is being replayed.
+            sqlite3.DatabaseError: If the file cannot be read any more.
         """
+        if self._unwritten:
+            self._write(())
         by_key = {answer_key(fingerprint, prompt): prompt for prompt in prompts}
         keys = list(by_key)
         found: dict[str, str] = {}
         for start in range(0, len(keys), _CHUNK):
             chunk = keys[start : start + _CHUNK]
-            query = f"SELECT key, answer FROM answers WHERE key IN ({', '.join('?' * len(chunk))})"
-            found |= {by_key[key]: answer for key, answer in self.connection.execute(query, chunk)}
+            where = f"WHERE key IN ({', '.join('?' * len(chunk))})"
+            with named_errors(self.path):
+                rows = self.connection.execute(f"SELECT rowid, {_COLUMNS} FROM answers {where}", chunk).fetchall()
+            for number, *row in rows:
+                if (wrong := fault(row, template)) is None:
+                    found[by_key[row[0]]] = row[4]
+                else:
+                    self._report(number, row, wrong)
+        found |= {by_key[key]: row.answer for key, row in self._unwritten.items() if key in by_key}
         if self.replay and len(found) < len(by_key):
             missing = [prompt for prompt in by_key.values() if prompt not in found]
             lines = missing[0].splitlines()
@@ -94,7 +122,7 @@ class AnswerCache:
         return found
 
     def put(self, fingerprint: str, template: str, answers: Iterable[Answer]) -> None:
-        """Write a batch of answers, all or none. Put valid ones only: an invalid answer would never be asked again.
+        """Write a batch of answers, all or none. Put valid ones only: an invalid answer would be asked for again.
 
         Args:
             fingerprint: Who answered.
@@ -102,37 +130,102 @@ class AnswerCache:
             answers: The answers.
 
         Raises:
-            ValueError: If an answer is empty.
+            ValueError: If an answer is not valid.
             RuntimeError: If the cache is being replayed.
         """
+        self._refuse_replay()
         rows = []
         for answer in answers:
             if not answer.answer.strip():
                 raise ValueError(f"An empty answer to a {template} prompt is no answer; leave it out of the cache.")
-            rows.append(_row(fingerprint, template, answer))
-        with self.transaction():
-            self.connection.executemany(_INSERT, rows)
+            texts = storable(fingerprint), storable(answer.prompt), template, storable(answer.answer)
+            row = Row(answer_key(*texts[:2]), *texts, answer.prompt_tokens, answer.answer_tokens)
+            if (wrong := fault(row)) is not None:
+                raise ValueError(f"{answer.answer[:60]!r} cannot be kept as an answer to a {template} prompt: {wrong}.")
+            rows.append(row)
+        self._write(rows)
+
+    def _write(self, rows: Iterable[Row]) -> None:
+        """Write rows and those that could not be written before, or keep all of them in memory."""
+        unwritten = self._unwritten | {row.key: row for row in rows if row.key not in self._unwritten}
+        try:
+            with self.transaction():
+                for row in unwritten.values():
+                    self._add(row)
+        except sqlite3.ProgrammingError:  # the cache was closed
+            raise
+        except sqlite3.DatabaseError as error:
+            self._unwritten = unwritten
+            self.connection.execute(f"PRAGMA busy_timeout = {_BUSY_AGAIN}")
+            if not self._warned_of_writing:
+                self._warned_of_writing = True
+                warnings.warn(
+                    f"The answer cache {self.path} cannot be written ({error}). The run goes on and keeps new answers "
+                    "in memory; they are lost if it ends before they can be written. Free space on the disk, or end "
+                    "the process that keeps the file locked.",
+                    stacklevel=3,
+                )
+        else:
+            self._unwritten = {}
+
+    def _add(self, row: Row) -> bool:
+        """Add a row unless its prompt has a valid answer, and return whether it was added."""
+        if self.connection.execute(f"INSERT {_INTO} ON CONFLICT DO NOTHING", row).rowcount:
+            return True
+        (there,) = self.connection.execute(f"SELECT {_COLUMNS} FROM answers WHERE key = ?", row[:1]).fetchall()
+        if fault(there, row.template) is None:
+            return False
+        self.connection.execute(f"REPLACE {_INTO}", row)
+        return True
+
+    def _report(self, number: int, row: Sequence[object], wrong: str) -> None:
+        """Refuse a row that is not valid if the cache is being replayed, and else warn once of all of them."""
+        where = f"row {number} of the table answers: {wrong}; there is {str(row[4])[:60]!r}"
+        if self.replay:
+            raise ValueError(
+                f"{self.path}, {where}. It is not replayed. Take a sound copy of the file, or open it without replay: "
+                "the model is then asked again."
+            )
+        if self._warned_of_faults:
+            return
+        self._warned_of_faults = True
+        count = sum(fault(row) is not None for row in self.connection.execute(f"SELECT {_COLUMNS} FROM answers"))
+        warnings.warn(
+            f"{self.path} has {max(count, 1)} rows that are no answers. They count as not there, and the model is "
+            f"asked again. For example, {where}. Something else has written to the file, or it was damaged: take a "
+            "sound copy of it if there is one.",
+            stacklevel=3,
+        )
 
     def export_jsonl(self, path: str | Path) -> int:
-        """Write all answers, one JSON object per line. The file appears when it is complete.
+        """Write all valid answers, one JSON object per line. The file appears when it is complete.
 
         Args:
             path: The file to write.
 
         Returns:
             The number of answers.
+
+        Raises:
+            ValueError: If an answer is not valid and the cache is being replayed; without ``replay`` it is left out,
+                with a warning.
         """
         count = 0
-        columns = ("fingerprint", "template", *(field.name for field in fields(Answer)))
-        with whole_file(Path(path)) as temporary, temporary.open("w", encoding="utf-8") as file:
-            for row in self.connection.execute(f"SELECT {', '.join(columns)} FROM answers ORDER BY rowid"):
-                line = json.dumps(dict(zip(columns, row, strict=True)), ensure_ascii=False)
-                file.write(line + "\n")
+        with (
+            whole_file(Path(path)) as temporary,
+            temporary.open("w", encoding="utf-8") as file,
+            named_errors(self.path),
+        ):
+            for number, *row in self.connection.execute(f"SELECT rowid, {_COLUMNS} FROM answers ORDER BY rowid"):
+                if (wrong := fault(row)) is not None:
+                    self._report(number, row, wrong)
+                    continue
+                file.write(export_line(Row(*row)))
                 count += 1
         return count
 
     def import_jsonl(self, path: str | Path) -> int:
-        """Add the answers of a file that ``export_jsonl`` wrote, all or none. Answers that exist already stay.
+        """Add the answers of a file that ``export_jsonl`` wrote, all or none. Valid answers that exist already stay.
 
         Args:
             path: The file to read.
@@ -141,19 +234,19 @@ class AnswerCache:
             The number of answers that were new.
 
         Raises:
-            ValueError: If a line is not an exported answer. The message names the file and the line, and nothing is
-                added.
+            ValueError: If a line is not an exported answer, or not a valid one. The message names the file and the
+                line, and nothing is added.
             RuntimeError: If the cache is being replayed.
+            sqlite3.DatabaseError: If the cache cannot be written.
         """
-        with self.transaction():
-            before = self.connection.total_changes
-            with Path(path).open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    try:
-                        self.connection.execute(_INSERT, _parse_line(line))
-                    except ValueError as error:
-                        raise ValueError(f"{path}, line {number}: {error}. Nothing was imported.") from error
-            return self.connection.total_changes - before
+        new = 0
+        with named_errors(self.path), self.transaction(), Path(path).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                try:
+                    new += self._add(parse_line(line))
+                except ValueError as error:
+                    raise ValueError(f"{path}, line {number}: {error}. Nothing was imported.") from error
+        return new
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
@@ -162,8 +255,7 @@ class AnswerCache:
         Raises:
             RuntimeError: If the cache is being replayed.
         """
-        if self.replay:
-            raise RuntimeError(f"{self.path} is being replayed; nothing is written to it.")
+        self._refuse_replay()
         self.connection.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -173,12 +265,19 @@ class AnswerCache:
                 self.connection.execute("ROLLBACK")
             raise
 
+    def _refuse_replay(self) -> None:
+        if self.replay:
+            raise RuntimeError(f"{self.path} is being replayed; nothing is written to it.")
+
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, after another attempt to write what could not be written."""
+        if self._unwritten:
+            self._write(())
         self.connection.close()
 
     def __len__(self) -> int:
-        count: int = self.connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
+        with named_errors(self.path):
+            count: int = self.connection.execute("SELECT COUNT(*) FROM answers").fetchone()[0]
         return count
 
     def __enter__(self) -> Self:
@@ -186,35 +285,3 @@ class AnswerCache:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-def answer_key(fingerprint: str, prompt: str) -> bytes:
-    """Return the key of an answer.
-
-    Args:
-        fingerprint: Who is asked.
-        prompt: The rendered prompt.
-    """
-    # With the length, the end of a fingerprint cannot pass for the beginning of a prompt.
-    return hashlib.sha256(f"{len(fingerprint)} {fingerprint}{prompt}".encode()).digest()
-
-
-def _row(fingerprint: str, template: str, answer: Answer) -> tuple[bytes, str, str, str, str, int, int]:
-    key = answer_key(fingerprint, answer.prompt)
-    return key, fingerprint, answer.prompt, template, answer.answer, answer.prompt_tokens, answer.answer_tokens
-
-
-def _parse_line(line: bytes) -> tuple[bytes, str, str, str, str, int, int]:
-    values = json.loads(line)  # JSONDecodeError and UnicodeDecodeError are ValueErrors
-    kinds = {"fingerprint": str, "template": str} | Answer.__annotations__
-    if not isinstance(values, dict) or values.keys() != kinds.keys():
-        raise ValueError(f"expected an object with the keys {', '.join(kinds)}")
-    for name, kind in kinds.items():
-        if type(values[name]) is not kind:
-            raise ValueError(f"{name} must be {'a text' if kind is str else 'a whole number'}")
-    if not values["answer"].strip():
-        raise ValueError("the answer is empty")
-    if min(values["prompt_tokens"], values["answer_tokens"]) < 0:
-        raise ValueError("tokens cannot be negative")
-    fingerprint, template = values.pop("fingerprint"), values.pop("template")
-    return _row(fingerprint, template, Answer(**values))

@@ -1,6 +1,7 @@
 """EncoderScorer: judges by sentence embeddings, which it can first align with the interactions."""
 
 import time
+import warnings
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 from llmhd_pl.llm.alignment import RECIPE, align, make_projections, scale
 from llmhd_pl.llm.digest import digest
 from llmhd_pl.llm.dtypes import fast_dtype
-from llmhd_pl.llm.tensor_files import read_tensors, write_tensors
+from llmhd_pl.llm.tensor_files import Shapes, read_tensors, write_tensors
 from llmhd_pl.llm.texts import well_formed
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
 
@@ -47,6 +48,7 @@ class EncoderScorer(VectorScorer):
     Raises:
         ImportError: If sentence-transformers is not installed; raised by ``prepare``.
         OSError: If the model cannot be loaded; raised by ``prepare``.
+        ValueError: If the embeddings are not finite; raised by ``prepare``.
     """
 
     def __init__(
@@ -98,8 +100,10 @@ class EncoderScorer(VectorScorer):
             return centred.numpy()
         start = time.perf_counter()
         key = digest(self.fingerprint.encode(), embeddings.numpy().tobytes(), pairs.tobytes())
-        state = self._cached(key, lambda: self._align(centred, pairs))
-        self._projections = make_projections(centred.shape[1]).requires_grad_(False)
+        projections = make_projections(centred.shape[1]).requires_grad_(False)
+        shapes = {name: tuple(tensor.shape) for name, tensor in projections.state_dict().items()}
+        state = self._cached(key, shapes, lambda: self._align(centred, pairs))
+        self._projections = projections
         self._projections.load_state_dict(state)
         self._judged = F.normalize(self._projections["item"](scale(centred)), dim=1)
         self.seconds["align"] = time.perf_counter() - start
@@ -139,7 +143,8 @@ class EncoderScorer(VectorScorer):
         start = time.perf_counter()
         texts = [well_formed(text) for text in texts]
         key = digest(self._encoder_fingerprint.encode(), *(text.encode() for text in texts))
-        embeddings = self._cached(key, lambda: {"embeddings": self._embed(texts)})["embeddings"]
+        shapes = {"embeddings": (len(texts), None)}
+        embeddings = self._cached(key, shapes, lambda: {"embeddings": self._embed(texts)})["embeddings"]
         self.seconds = {"embed": time.perf_counter() - start, "align": 0.0}
         return embeddings
 
@@ -164,14 +169,17 @@ class EncoderScorer(VectorScorer):
             )
         return state
 
-    def _cached(self, key: str, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-        if self.cache_dir is None:
-            return compute()
-        path = self.cache_dir / f"{key}.safetensors"
-        tensors = read_tensors(path)
-        if tensors is None:
-            tensors = compute()
-            write_tensors(path, tensors)
+    def _cached(self, key: str, shapes: Shapes, compute: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+        path = None if self.cache_dir is None else self.cache_dir / f"{key}.safetensors"
+        tensors = None if path is None else read_tensors(path, shapes)
+        if tensors is not None:
+            return tensors
+        tensors = compute()
+        if path is not None:
+            try:
+                write_tensors(path, tensors)
+            except OSError as error:
+                warnings.warn(f"{error} The run goes on; the next one computes the same again.", stacklevel=2)
         return tensors
 
 

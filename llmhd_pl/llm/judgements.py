@@ -1,6 +1,7 @@
-"""Judgements: what a scorer has said about the training interactions, and what it was asked. It never logs or warns."""
+"""Judgements: what a scorer has said about the training interactions, and what it was asked. It logs nothing."""
 
-import json
+import math
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from llmhd_pl.files import whole_file
+from llmhd_pl.files import json_text, whole_file
 from llmhd_pl.items_by_user import ItemsByUser
 from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.consistency import SimilarItems
@@ -54,6 +55,7 @@ class Judgements:
         self._similar: SimilarItems | None = None
         self._titles: dict[int, str] = {}
         self._preferences_path: Path | None = None
+        self._warned = False  # that the preferences could not be written
 
     def prepare(self) -> None:
         """Let the scorer take in the catalog and the training interactions."""
@@ -149,12 +151,20 @@ class Judgements:
     def write_preferences(self, path: Path | None = None) -> None:
         """Write each preference and each change of it, with its cause, as JSON lines.
 
+        If the file cannot be written there is one warning, and the next call tries again.
+
         Args:
             path: The file; None is the one of the last call. Nothing is written before a path is known.
         """
         self._preferences_path = path or self._preferences_path
-        if self._preferences_path is not None:
+        if self._preferences_path is None:
+            return
+        try:
             self.preferences.write(self._preferences_path)
+        except OSError as error:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(f"{error} The run goes on, and tries again after the next epoch.", stacklevel=2)
 
     def write(
         self,
@@ -172,13 +182,16 @@ class Judgements:
             path: The file; it is whole or not there.
             epoch: The epoch that the decisions belong to.
             samples: The samples, int64 [m].
-            scores: The scores of their observed items, float32 [m]; NaN becomes null.
+            scores: The scores of their observed items, float32 [m]; NaN and infinity become null.
             kept: Whether each was found hard, bool [m].
             user_names: What the source calls the users, if the data was numbered anew.
             item_names: The same for items.
+
+        Raises:
+            OSError: If the file cannot be written. The message names it and what can be done.
         """
         user_ids, item_ids = (
-            [f'"{key}": {json.dumps(name)}, ' for name in names or ()]
+            [f'"{key}": {json_text(name)}, ' for name in names or ()]
             for key, names in (("user_id", user_names), ("item_id", item_names))
         )
         columns = (samples, self.users[samples], self.items[samples], scores, kept)
@@ -187,14 +200,15 @@ class Judgements:
             file.writelines(
                 f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
                 f"{user_ids[user] if user_ids else ''}{item_ids[item] if item_ids else ''}"
-                f'"title": {self._title_as_json(item)}, "score": {"null" if score != score else round(score, 2)}, '
+                f'"title": {self._title_as_json(item)}, '
+                f'"score": {round(score, 2) if math.isfinite(score) else "null"}, '
                 f'"kept": {"true" if hard else "false"}}}\n'
                 for sample, user, item, score, hard in zip(*(column.tolist() for column in columns), strict=True)
             )
 
     def _title_as_json(self, item: int) -> str:
         if item not in self._titles:
-            self._titles[item] = json.dumps(self.title(item), ensure_ascii=False)
+            self._titles[item] = json_text(self.title(item))
         return self._titles[item]
 
     @property

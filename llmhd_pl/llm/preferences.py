@@ -1,14 +1,13 @@
 """Preferences: what is known about the taste of every user, and how it came to be known."""
 
-import json
+import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llmhd_pl.files import whole_file
+from llmhd_pl.files import json_text, named_error, whole_file
 from llmhd_pl.llm.scorer import Preference
-
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Preferences:
@@ -92,14 +91,31 @@ class Preferences:
         return {"current": current, "changes": changes + new}
 
     def write(self, path: Path) -> None:
-        """Write all changes of this process as JSON lines. The file is whole or does not exist.
+        """Write all changes of this process as JSON lines.
 
-        If the file is as the last call left it, only the new changes are appended.
+        If the file is as the last call left it, only the new changes are appended: rewriting all of them after each
+        epoch would take longer and longer. A process that is killed at that moment may leave half a last line, which
+        ``llmhd report`` leaves out and the next call, of a resumed run, replaces. Everything else is written whole.
+
+        Args:
+            path: The file.
+
+        Raises:
+            OSError: If it cannot be written. What is there is then whole, and the next call writes everything.
         """
-        if self._written is not None and path.exists() and self._written[::2] == (path, path.stat().st_size):
-            with path.open("a", encoding="utf-8") as file:
-                file.writelines(_encode(change) + "\n" for change in self.changes[self._written[1] :])
+        written, self._written = self._written, None
+        if written is not None and path.is_file() and written[::2] == (path, path.stat().st_size):
+            new = "".join(json_text(change) + "\n" for change in self.changes[written[1] :]).encode()
+            size = written[2]
+            with named_error(path), path.open("ab", buffering=0) as file:
+                try:
+                    if file.write(new) != len(new):
+                        raise OSError("not all of it could be written; is the disk full?")
+                except OSError:
+                    with contextlib.suppress(OSError):
+                        os.truncate(path, size)
+                    raise
         else:
-            with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
-                file.writelines(_encode(change) + "\n" for change in self.changes)
+            with whole_file(path) as part, part.open("w", encoding="utf-8") as whole:
+                whole.writelines(json_text(change) + "\n" for change in self.changes)
         self._written = path, len(self.changes), path.stat().st_size

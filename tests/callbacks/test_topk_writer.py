@@ -1,14 +1,18 @@
+import errno
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pytorch_lightning import Trainer
+from titles import TITLES
 
 from llmhd_pl.backbones import MF
 from llmhd_pl.callbacks import TopKWriter
 from llmhd_pl.datamodules import AtomicFiles, SyntheticCatalog
+from llmhd_pl.files import storable
 
 
 def predict(model: MF, data: Any, path: Path) -> list[Any]:
@@ -62,3 +66,43 @@ def test_an_interrupted_prediction_leaves_nothing(tmp_path: Path) -> None:
         predict(Broken(40, 50), data, tmp_path / "topk.parquet")
     assert [path.name for path in tmp_path.iterdir()] == ["topk.parquet"]
     assert (tmp_path / "topk.parquet").read_text() == "the previous result"
+
+
+@pytest.mark.parametrize("titles", [TITLES])
+def test_names_of_any_characters_are_written(tmp_path: Path, titles: list[str]) -> None:
+    data = SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10)
+    data.setup()
+    data.interactions.item_names = [f"{item} {titles[item % len(titles)]}" for item in range(50)]
+    predict(MF(40, 50, ks=(4,)), data, tmp_path / "topk.parquet")
+    table = pd.read_parquet(tmp_path / "topk.parquet")
+    assert table["item_name"].tolist() == [storable(data.interactions.item_names[item]) for item in table["item"]]
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pyarrow tries once more
+def test_a_file_that_cannot_be_written_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=rf"{tmp_path}/file/topk.parquet could not be written.*choose another place"):
+        predict(MF(40, 50), data, tmp_path / "file" / "topk.parquet")
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "topk.parquet"
+    for method in ("write_table", "close"):
+        with monkeypatch.context() as patch:
+            patch.setattr(pq.ParquetWriter, method, full)
+            with pytest.raises(OSError, match=rf"{path} could not be written: No space left on device. Free space"):
+                predict(MF(40, 50), data, path)
+        assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+def test_no_link_is_followed(tmp_path: Path) -> None:
+    path, diary = tmp_path / "topk.parquet", tmp_path / "diary"
+    diary.write_text("Dear diary")
+    for link in (path, tmp_path / "topk.parquet.part"):
+        link.symlink_to(diary)
+    predict(MF(40, 50), SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10), path)
+    assert diary.read_text() == "Dear diary" and not path.is_symlink() and len(pd.read_parquet(path))

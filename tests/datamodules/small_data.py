@@ -1,5 +1,9 @@
 """Interactions small enough to check against plain Python, and a data module that serves them."""
 
+import resource
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,3 +69,28 @@ def interactions(draw: st.DrawFn, max_users: int = 7, max_items: int = 9) -> Int
         parts["train"].append(first)
     low = parts["low"] + parts["train"][::2] + parts["test"][::2]  # observed pairs among them are no noise
     return make(num_users, num_items, parts["train"], parts["valid"], parts["test"], low_rated=tensor(low))
+
+
+def naive_k_core(pairs: set[Any], k: int) -> set[Any]:
+    """Remove one offending pair at a time."""
+    pairs = set(pairs)
+    while True:
+        users, items = Counter(user for user, *_ in pairs), Counter(item for _, item, *_ in pairs)
+        for pair in pairs:
+            if users[pair[0]] < k or items[pair[1]] < k:
+                pairs.remove(pair)
+                break
+        else:
+            return pairs
+
+
+def within_100_mb(work: Callable[[], Any]) -> Any:
+    """Do some work under a limit of 100 MB for the memory that this process asks for in addition."""
+    with Path("/proc/self/statm").open() as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + 100_000_000, before[1]))
+    try:
+        return work()
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, before)

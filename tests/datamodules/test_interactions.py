@@ -1,3 +1,4 @@
+from math import nan
 from typing import Any
 
 import numpy as np
@@ -44,8 +45,25 @@ def test_users_and_items_without_interactions_are_fine() -> None:
         ({"train": [(0, 1), (2, 3), (2, 3)]}, "train holds user 2 with item 3 twice"),
         ({"test": [(1, 0), (1, 0)]}, "test holds user 1 with item 0 twice"),
         ({"items": [{}] * 3}, "3 item texts for 4 items"),
+        ({"user_names": ["a"]}, "1 user names for 3 users"),
+        ({"item_names": ["a"] * 5}, "5 item names for 4 items"),
+        ({"train_kinds": torch.zeros(2, dtype=torch.int8)}, "2 train_kinds for 1 training interactions"),
+        ({"low_rated": torch.tensor([[0.0, nan]])}, r"low-rated is torch.float32 \[1, 2\]; .* torch.int64 \[n, 2\]"),
+        ({"low_rated": torch.tensor([0, 1])}, r"low-rated is torch.int64 \[2\]"),
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match="^small: .*" + message):
         make(3, 4, **({"train": [(0, 0)]} | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train": [(2, 3), (0, 0), (2, 3)]}, "train holds user 'carol' with item 'w' twice"),
+        ({"valid": [(1, 1)], "test": [(1, 1)]}, "for example user 'bob' with item 'y'"),
+    ],
+)
+def test_users_and_items_are_called_what_the_source_calls_them(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(3, 4, **({"train": [(0, 0)]} | changes), user_names=["anna", "bob", "carol"], item_names=list("xyzw"))

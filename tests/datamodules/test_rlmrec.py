@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pickled import call, matrix, write
-from small_data import pairs_of
+from small_data import pairs_of, within_100_mb
 
 from llmhd_pl.datamodules import AmazonBooks, InteractionDataModule, Steam, Yelp
 from llmhd_pl.datamodules.rlmrec import load_item_texts
@@ -79,6 +79,34 @@ def test_repeated_entries_count_once(folder: Path) -> None:
     assert pairs_of(Yelp(str(folder)).interactions.train) == TRAIN
 
 
+@pytest.mark.parametrize("shape", [(10**9, 1000), (3, 10**9), (2 * 10**5, 10)])
+@pytest.mark.parametrize("texts", [None, "items.jsonl", "itm_prf.pkl"])
+def test_a_shape_out_of_proportion_to_its_entries_takes_no_memory(
+    folder: Path, shape: tuple[int, int], texts: str | None
+) -> None:
+    for split, cells in (("trn", TRAIN), ("val", VALID), ("tst", TEST)):
+        write(folder / f"{split}_mat.pkl", matrix(cells, shape))
+    if texts:
+        write(folder / texts, b'{"item": 0}' if texts == "items.jsonl" else {0: {"profile": "a"}})
+    with pytest.raises(ValueError, match=rf"trn_mat.pkl is {shape[0]} users x {shape[1]} items for 3 .*Number those"):
+        within_100_mb(lambda: Yelp(str(folder)).setup())
+
+
+def test_users_and_items_without_interactions_are_fine(folder: Path) -> None:
+    for split, cells in (("trn", TRAIN), ("val", VALID), ("tst", TEST)):
+        write(folder / f"{split}_mat.pkl", matrix(cells, (50_000, 40_000)))
+    data = Yelp(str(folder))
+    data.setup()
+    assert (data.num_users, data.num_items) == (50_000, 40_000)
+
+
+@pytest.mark.parametrize("name", ["low_mat.pkl", "items.jsonl", "itm_prf.pkl"])
+def test_an_optional_file_that_is_a_folder_or_a_broken_link_is_not_passed_over(folder: Path, name: str) -> None:
+    (folder / name).symlink_to("nowhere")
+    with pytest.raises((ValueError, FileNotFoundError), match=f"{folder / name} is a folder or a link that leads"):
+        Yelp(str(folder)).setup()
+
+
 def test_low_rated_interactions_become_noise(folder: Path) -> None:
     write(folder / "low_mat.pkl", matrix([(1, 0), (2, 2), *VALID]))
     data = Yelp(str(folder), noise_ratio=2 / 3, noise_source="low_rating")
@@ -121,6 +149,11 @@ def test_items_jsonl(folder: Path) -> None:
         ('{"item": 0}', "has 1 lines, but the matrices have 2 items"),
         ('{"item": 0}\n{"item": 1}\n{"item": 2}', "has 3 lines, but the matrices have 2 items"),
         ("", "has 0 lines"),
+        ('{"item": 0}\n{"item": 1, "year": NaN}', "line 2: not JSON .*NaN is none of JSON's values; write null"),
+        ('{"item": 0, "year": -Infinity}', "line 1: not JSON .*-Infinity"),
+        ('{"item": 0, "a": "b", "a": "c"}', "line 1: not JSON .*'a' occurs twice"),
+        ('{"item": 0.0}', 'line 1: expected an object with "item": 0'),
+        ('{"item": false}', 'line 1: expected an object with "item": 0'),
     ],
 )
 def test_items_jsonl_that_is_wrong(tmp_path: Path, text: str | bytes, message: str) -> None:
@@ -128,6 +161,31 @@ def test_items_jsonl_that_is_wrong(tmp_path: Path, text: str | bytes, message: s
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError, match=f"^{path}.*{message}"):
         load_item_texts(tmp_path, 2)
+
+
+def test_items_jsonl_keeps_numbers_as_they_are_written(tmp_path: Path) -> None:
+    line = (
+        '{"item": 0, "year": 1995.0, "big": 1e400, "id": 123456789012345678901234567890, "none": 0, "list": [1.0, "a"]}'
+    )
+    (tmp_path / "items.jsonl").write_text(line)
+    assert load_item_texts(tmp_path, 1) == [
+        {"year": "1995.0", "big": "1e400", "id": "123456789012345678901234567890", "none": "0", "list": "[1.0, 'a']"}
+    ]
+
+
+@pytest.mark.parametrize("ending", ["", "\n", "\n\n", "\r\n\r\n \n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_items_jsonl_with_a_byte_order_mark_and_blank_last_lines(tmp_path: Path, ending: str, mark: str) -> None:
+    (tmp_path / "items.jsonl").write_bytes((mark + '{"item": 0, "a": "b"}\n{"item": 1}' + ending).encode())
+    assert load_item_texts(tmp_path, 2) == [{"a": "b"}, {}]
+
+
+def test_half_a_surrogate_pair_becomes_text_that_can_be_encoded(tmp_path: Path) -> None:
+    (tmp_path / "items.jsonl").write_text('{"item": 0, "a\\ud800": "b\\udfffc", "d": ["\\ud800\\udc00", "\\ud801"]}')
+    assert load_item_texts(tmp_path, 1) == [{"a\ufffd": "b\ufffdc", "d": "['\U00010000', '\\ud801']"}]
+    (tmp_path / "items.jsonl").unlink()
+    write(tmp_path / "itm_prf.pkl", {0: {"profile": "b\ud800"}})
+    assert load_item_texts(tmp_path, 1) == [{"profile": "b\ufffd"}]
 
 
 @pytest.mark.parametrize("protocol", [0, 2, 4])
@@ -144,6 +202,9 @@ def test_item_profiles(folder: Path, protocol: int) -> None:
         ({2: {"profile": "a"}}, "names item 2, but the items are numbered 0 to 1"),
         ({-1: {"profile": "a"}}, "names item -1"),
         ({"0": {"profile": "a"}}, "names item '0'"),
+        ({True: {"profile": "a"}}, "names item True"),
+        ({10**5000: {"profile": "a"}}, "names item <int>"),
+        ({((1, 2), 3): {"profile": "a"}}, "names item <tuple>"),
         ({0: "a"}, 'item 0: expected a dict with a text under "profile"'),
         ({0: {"profile": 3}}, 'item 0: expected a dict with a text under "profile"'),
         ({0: {"text": "a"}}, 'item 0: expected a dict with a text under "profile"'),

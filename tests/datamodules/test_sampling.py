@@ -1,9 +1,12 @@
+from math import inf, nan
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from small_data import interactions, pairs_of
+from small_data import interactions, make, pairs_of, ready
 
 from llmhd_pl.datamodules import Interactions
 from llmhd_pl.datamodules.sampling import NegativeSampler, counter_hash, epoch_order, user_owners
@@ -113,8 +116,14 @@ def test_a_user_who_has_seen_everything_is_refused(num_items: int) -> None:
     assert num_items == 1 or "User 2" in str(error.value)
 
 
-@pytest.mark.parametrize("lifetime", [0, -1])
-def test_a_lifetime_below_one_is_refused(lifetime: int) -> None:
+def test_a_user_who_has_seen_everything_is_called_what_the_source_calls_them() -> None:
+    data = make(2, 2, [(0, 0), (1, 0), (1, 1)], user_names=["anna", "bob"], item_names=["x", "y"])
+    with pytest.raises(ValueError, match=r"^User 'bob' has interacted with all 2 items"):
+        ready(data)
+
+
+@pytest.mark.parametrize("lifetime", [0, -1, nan, inf, 1.5])
+def test_a_lifetime_below_one_is_refused(lifetime: Any) -> None:
     with pytest.raises(ValueError, match=f"negative_lifetime is {lifetime}; .* at least 1"):
         one_user(3, [0], lifetime)
 

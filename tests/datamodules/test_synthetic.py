@@ -147,6 +147,11 @@ def test_no_word_belongs_to_two_topics_or_to_the_frame() -> None:
         ({"misclick_share": 1.0}, "misclick_share is 1.0"),
         ({"misclick_share": float("nan")}, "misclick_share is nan"),
         ({"eval_batch_size": 0}, "eval_batch_size is 0"),
+        *(
+            ({name: bad}, f"{name} is {bad}")
+            for name in ("num_readers", "num_books", "num_topics", "books_per_reader", "batch_size", "seed")
+            for bad in (float("nan"), float("inf"), 20.5)
+        ),
     ],
 )
 def test_arguments_out_of_range(arguments: dict[str, Any], message: str) -> None:

@@ -15,6 +15,10 @@ from test_answer_file import answers, garbage
 from llmhd_pl.llm.cache import Answer, AnswerCache, MissingAnswersError, answer_key
 
 
+def summary(text: str) -> str:
+    return f"<summarization>{text}</summarization>"
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "new folder" / "answers.sqlite"
@@ -23,9 +27,9 @@ def path(tmp_path: Path) -> Path:
 def test_an_answer_is_kept_under_its_fingerprint_and_prompt(path: Path) -> None:
     with AnswerCache(path) as cache:
         assert cache.get("model", ["a", "b"]) == {} and len(cache) == 0
-        cache.put("model", "T_score", [Answer("a", " 6.5\n", 12, 3)])
+        cache.put("model", "T_score", [Answer("a", " <s>6</s>\n", 12, 3)])
         cache.put("other", "T_score", answers("a", "b"))
-        assert cache.get("model", ["a", "b", "a"]) == {"a": " 6.5\n"}
+        assert cache.get("model", ["a", "b", "a"]) == {"a": " <s>6</s>\n"}
         assert cache.get("model", []) == {} and len(cache) == 3
     with AnswerCache(path) as cache:  # it is on disk
         assert cache.get("other", ["a", "b"]) == {"a": "<s>7</s>", "b": "<s>7</s>"}
@@ -33,11 +37,11 @@ def test_an_answer_is_kept_under_its_fingerprint_and_prompt(path: Path) -> None:
 
 def test_everything_that_was_put_is_stored(path: Path) -> None:
     with AnswerCache(path) as cache:
-        cache.put("model", "T_sum", [Answer("a", "b", 12, 3)])
+        cache.put("model", "T_sum", [Answer("a", summary("b"), 12, 3)])
     row = sqlite3.connect(path).execute(
         "SELECT fingerprint, prompt, template, answer, prompt_tokens, answer_tokens FROM answers"
     )
-    assert row.fetchall() == [("model", "a", "T_sum", "b", 12, 3)]
+    assert row.fetchall() == [("model", "a", "T_sum", summary("b"), 12, 3)]
 
 
 def test_the_first_answer_stays(path: Path) -> None:
@@ -57,17 +61,20 @@ def test_a_fingerprint_never_passes_for_a_part_of_the_prompt(text: str, first: i
 @pytest.mark.parametrize("empty", ["", " \n"])
 def test_an_empty_answer_is_refused_with_its_batch(path: Path, empty: str) -> None:
     with AnswerCache(path) as cache:
-        with pytest.raises(ValueError, match="empty answer to a T_sum prompt"):
-            cache.put("model", "T_sum", [*answers("a"), Answer("b", empty, 12, 0)])
+        with pytest.raises(ValueError, match="empty answer to a T_score prompt"):
+            cache.put("model", "T_score", [*answers("a"), Answer("b", empty, 12, 0)])
         assert len(cache) == 0
 
 
 def test_a_batch_that_fails_in_the_middle_leaves_nothing_and_the_cache_works_on(path: Path) -> None:
     with AnswerCache(path) as cache:
-        with pytest.raises(UnicodeEncodeError):
-            cache.put("model", "T_sum", [*answers("a"), Answer("b", "\ud800", 12, 3)])
+        with pytest.raises(ValueError, match="that many tokens"):
+            cache.put("model", "T_score", [*answers("a"), Answer("b", "<s>7</s>", 12, 2**63)])
+        with pytest.raises(RuntimeError, match="fire"), cache.transaction():
+            cache.connection.execute("INSERT INTO answers VALUES (x'00', '', '', '', '', 0, 0)")
+            raise RuntimeError("fire")
         assert len(cache) == 0
-        cache.put("model", "T_sum", answers("a"))
+        cache.put("model", "T_score", answers("a"))
         assert len(cache) == 1
 
 
@@ -139,7 +146,7 @@ def test_export_and_import_give_the_same_cache(
     folder = tmp_path_factory.mktemp("jsonl")
     with AnswerCache(folder / "one.sqlite") as cache, AnswerCache(folder / "two.sqlite") as copy:
         for (fingerprint, prompt), values in rows.items():
-            cache.put(fingerprint, "T_sum", [Answer(prompt, *values)])
+            cache.put(fingerprint, "T_own", [Answer(prompt, *values)])
         assert cache.export_jsonl(folder / "deep" / "a.jsonl") == len(rows)
         assert copy.import_jsonl(folder / "deep" / "a.jsonl") == len(rows)
         assert copy.import_jsonl(folder / "deep" / "a.jsonl") == 0
@@ -153,7 +160,7 @@ def test_an_export_replaces_the_old_file_at_once(path: Path, tmp_path: Path) -> 
     target = tmp_path / "answers.jsonl"
     target.write_text("old")
     with AnswerCache(path) as cache, target.open() as reader:
-        cache.put("model", "T_sum", answers("a"))
+        cache.put("model", "T_score", answers("a"))
         cache.export_jsonl(target)
         assert reader.read() == "old"  # and not a file that is being written
     assert '"prompt": "a"' in target.read_text()
@@ -165,9 +172,9 @@ def test_an_export_that_fails_leaves_the_old_file_and_no_part(
     target = tmp_path / "answers.jsonl"
     target.write_text("old")
     with AnswerCache(path) as cache:
-        cache.put("model", "T_sum", answers("a", "b"))
+        cache.put("model", "T_score", answers("a", "b"))
         calls = iter([json.dumps({}), None])
-        monkeypatch.setattr(json, "dumps", lambda *_, **__: next(calls))
+        monkeypatch.setattr("llmhd_pl.llm.answer_rows.json_text", lambda *_: next(calls))
         with pytest.raises(TypeError):
             cache.export_jsonl(target)
     assert target.read_text() == "old"
@@ -178,7 +185,7 @@ GOOD = {
     "fingerprint": "model",
     "template": "T_sum",
     "prompt": "p",
-    "answer": "a",
+    "answer": "<summarization>a</summarization>",
     "prompt_tokens": 1,
     "answer_tokens": 1,
 }
@@ -223,7 +230,7 @@ sys.stdin.readline()
 cache = AnswerCache(path)
 for batch in range(batches):
     prompts = [f"{name} {batch} {number}" for number in range(100)] + [f"common {batch}"]
-    cache.put("model", "T_score", [Answer(prompt, f"by {name}", 12, 3) for prompt in prompts])
+    cache.put("model", "T_own", [Answer(prompt, f"by {name}", 12, 3) for prompt in prompts])
     assert set(cache.get("model", prompts)) == set(prompts)
     print(batch, flush=True)
 """

@@ -302,3 +302,44 @@ def test_minilm_tells_pizza_from_hardware(tmp_path: Path) -> None:
     assert pizza > 6 > 5 > hardware
     assert np.isnan(nothing)
     assert scorer.seconds["embed"] > 0
+
+
+@pytest.mark.parametrize("key", ["embeddings", "item.0.weight"])
+@pytest.mark.parametrize("fault", ["nan", "shape", "dtype"])
+def test_cached_tensors_that_cannot_be_right_are_computed_anew(
+    stub: StubEncoder, tmp_path: Path, key: str, fault: str
+) -> None:
+    from llmhd_pl.llm.tensor_files import read_tensors, write_tensors
+
+    expected = scores_of(EncoderScorer(cache_dir=tmp_path)).nan_to_num()
+    for path in tmp_path.iterdir():
+        tensors = read_tensors(path)
+        assert tensors is not None
+        if key in tensors:
+            tensor = tensors[key]
+            spoiled = {"nan": tensor * torch.nan, "shape": tensor[1:], "dtype": tensor.double()}
+            write_tensors(path, tensors | {key: spoiled[fault]})
+    with pytest.warns(UserWarning, match=rf"{tmp_path}.* is damaged .{key} "):
+        assert torch.equal(scores_of(EncoderScorer(cache_dir=tmp_path)).nan_to_num(), expected)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(scores_of(EncoderScorer(cache_dir=tmp_path)).nan_to_num(), expected)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_warning(stub: StubEncoder, tmp_path: Path) -> None:
+    expected = scores_of(EncoderScorer(cache_dir=None)).nan_to_num()
+    (tmp_path / "file").write_text("")
+    with pytest.warns(UserWarning, match=rf"{tmp_path}/file/.*could not be written.*The run goes on"):
+        assert torch.equal(scores_of(EncoderScorer(cache_dir=tmp_path / "file")).nan_to_num(), expected)
+
+
+def test_half_a_character_is_embedded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    def encode(texts: list[str]) -> Tensor:
+        seen.extend(texts)
+        return torch.ones(len(texts), 4)
+
+    monkeypatch.setattr(encoder, "load_encoder", lambda *_: encode)
+    EncoderScorer(cache_dir=tmp_path).embeddings(["Half \ud800"])
+    assert [text.encode() for text in seen] == ["Half \ufffd".encode()]

@@ -1,8 +1,13 @@
+import errno
+import io
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from titles import TITLES
 
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Preference
@@ -132,3 +137,48 @@ def test_merged_changes_are_in_order_whoever_made_them() -> None:
         *((0, "summary", 1), (0, "summary", 4), (0, "revision", 1), (1, "summary", 3), (1, "revision", 4)),
     ]
     assert merged["current"] == {4: "d", 1: "c", 3: "e"}
+
+
+@pytest.mark.parametrize("title", TITLES)
+def test_any_text_is_written_on_one_line(tmp_path: Path, title: str) -> None:
+    preferences, path = Preferences(), tmp_path / "preferences.jsonl"
+    for epoch in range(2):  # whole, and appended
+        preferences.update(epoch, "revision", {epoch: f"likes {title}"}, disliked={epoch: [title]})
+        preferences.write(path)
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert [json.loads(line) for line in lines] == preferences.changes
+
+
+def test_half_a_line_of_a_killed_process_is_repaired_by_the_next_write(tmp_path: Path) -> None:
+    preferences, path = Preferences(), tmp_path / "preferences.jsonl"
+    preferences.update(1, "summary", {7: "tea"})
+    preferences.write(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole + whole[:-9])
+    for resumed in (preferences, Preferences()):
+        resumed.load_state_dict(preferences.state_dict())
+        resumed.write(path)
+        assert path.read_bytes() == whole
+
+
+def test_a_disk_that_is_full_leaves_whole_lines_and_the_next_write_adds_the_rest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preferences, path = Preferences(), tmp_path / "preferences.jsonl"
+    preferences.update(1, "summary", {7: "tea"})
+    preferences.write(path)
+    whole = path.read_bytes()
+    preferences.update(2, "revision", {7: "coffee"})
+
+    class HalfFull(io.FileIO):
+        def write(self, content: Any) -> int:
+            super().write(content[: len(content) // 2])
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "open", lambda self, *_, **__: HalfFull(self, "a"))
+    with pytest.raises(OSError, match=rf"{path} could not be written: No space left on device. Free space"):
+        preferences.write(path)
+    monkeypatch.undo()
+    assert path.read_bytes() == whole
+    preferences.write(path)
+    assert [json.loads(line) for line in path.read_text().splitlines()] == preferences.changes
