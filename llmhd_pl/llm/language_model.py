@@ -231,7 +231,7 @@ class LanguageModelScorer(Scorer):
         for rating in self.rate(groups):
             beginning, endings = groups[rating.group]
             valid = rating.score is not None and 1 <= rating.score <= 10  # NaN is not
-            score = repr(rating.score) if valid else None
+            score = None if not valid else repr(rating.score if type(rating.score) is int else float(rating.score))
             yield Reply(beginning + endings[rating.ending], score, rating.prompt_tokens, rating.answer_tokens)
 
     def _rating_tokens(self, group: tuple[str, Sequence[str]]) -> int:
