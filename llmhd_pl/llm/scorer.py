@@ -28,6 +28,9 @@ class Scorer(ABC):
     """The limit on ``usage``. None means that the scorer knows no limit."""
     refused: str = ""
     """The last answer that did not have the form that was asked for, for error messages; empty if there was none."""
+    fault: str = ""
+    """What last kept an answer from coming, such as a server that was down; empty if nothing did. Whoever asks may
+    empty it before, to learn of what happens then."""
 
     @abstractmethod
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
