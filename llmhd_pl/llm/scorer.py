@@ -19,7 +19,8 @@ class Scorer(ABC):
     Inherit from it to write a scorer of your own; its class name is then understood on the command line. Call
     ``prepare`` first, then ``summarize``, then ``score`` and ``revise`` as often as needed. Users and items are
     numbered as in the data module. A missing answer is never an error: ``summarize`` and ``revise`` leave the user
-    out, and ``score`` returns NaN.
+    out, and ``score`` returns NaN. What has no answer is asked again when it is needed next, in the next epoch at the
+    earliest; a scorer that pays for answers it cannot use should remember what it has asked.
     """
 
     usage: Usage | None = None
