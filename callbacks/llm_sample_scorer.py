@@ -119,6 +119,7 @@ class LLMSampleScorer(EpochEndCallback):
         """Ask the scorer, and decide."""
         observed_wanted, sampled_wanted = self._wanted(epoch)
         suspicious = observed(epoch.status != CLEAN).cpu()
+        self.scorer.fault = ""  # what happens from now on may explain why there is no answer
         positive, agreement = self.judgements.score_observed(epoch.number, observed_wanted.nonzero().flatten())
         self._report_agreement(pl_module, epoch, agreement)
         negative = torch.full_like(positive, torch.nan)
@@ -170,7 +171,7 @@ class LLMSampleScorer(EpochEndCallback):
             pl_module.log("llm/tokens", float(used[0]))
             pl_module.log("llm/calls", float(used[1]))
         if not self._silent and not (budget is not None and budget.exhausted):
-            message = doubts.silence(pairs, unanswered, self.scorer.refused)
+            message = doubts.silence(pairs, unanswered, self.scorer.refused, self.scorer.fault)
             self._silent = message is not None
             self._warn(message)
 

@@ -23,7 +23,8 @@ class PreferenceUpdater(EpochEndCallback):
 
     Every epoch the observed items whose prediction varies least are flagged as false positives, and the sampled items
     whose prediction varies most as false negatives, each time the fraction that is the drop rate. The scorer is told
-    once about an item that has been flagged in ``confidence_epochs`` epochs.
+    once about an item that has been flagged in ``confidence_epochs`` epochs, or again if it gave no answer and the item is
+    flagged again.
 
     Args:
         confidence_epochs: The number of epochs after which a flagged item is confident; eps_gamma in the paper.
@@ -80,7 +81,11 @@ class PreferenceUpdater(EpochEndCallback):
             dict(ItemsByUser(epoch.users[liked], epoch.negatives[liked])),
         )
         self.judgements.write_preferences()
-        counts = torch.tensor([int(disliked.sum()), int(liked.sum()), revised], device=epoch.losses.device)
+        # The scorer has not been told what it did not answer: it is when the item is flagged next.
+        unanswered = ~torch.isin(epoch.users.cpu(), torch.tensor(sorted(revised), dtype=torch.int64))
+        epoch.false_positive_flags[disliked & unanswered] -= 1
+        epoch.false_negative_flags[liked & unanswered] -= 1
+        counts = torch.tensor([int(disliked.sum()), int(liked.sum()), len(revised)], device=epoch.losses.device)
         false_positives, false_negatives, revisions = epoch.reduce(counts).tolist()
         pl_module.log("preferences/false_positives", float(false_positives))
         pl_module.log("preferences/false_negatives", float(false_negatives))

@@ -43,6 +43,9 @@ class Rating(NamedTuple):
 class PaidAnswers:
     """The answers of a model, each of which is paid for once: in a cache file, or in memory for this process.
 
+    An answer that is not valid was paid for, too: its prompt is not asked again by this process. A reply that cost
+    nothing, because a server was down, for example, is no answer: its prompt is asked again when it is needed next.
+
     Args:
         fingerprint: Returns who answers. It is called only if there is a cache, because it may hash a model's files.
         cache: The cache file; None keeps the answers in memory.
@@ -53,6 +56,7 @@ class PaidAnswers:
     def __init__(self, fingerprint: Callable[[], str], cache: AnswerCache | None, usage: Usage, budget: Budget) -> None:
         self._fingerprint, self._cache, self._usage, self._budget = fingerprint, cache, usage, budget
         self._memory: dict[str, str] = {}  # instead of a cache: answers by the hash of the prompt
+        self._refused: set[str] = set()  # hashes of prompts that the model has answered with something invalid
 
     def known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
         """Look up answers, and count those that are found as cache hits.
@@ -72,6 +76,14 @@ class PaidAnswers:
         if found:
             self._usage.add(template, cache_hits=len(found))
         return found
+
+    def is_refused(self, prompt: str) -> bool:
+        """Return whether the model has given an invalid answer to a prompt.
+
+        Args:
+            prompt: The rendered prompt.
+        """
+        return _key(prompt) in self._refused
 
     def ask(
         self,
@@ -130,6 +142,7 @@ class PaidAnswers:
     ) -> dict[str, str]:
         """Count replies and keep their answers a few at a time, even if the next reply fails: they are paid for."""
         found: dict[str, str] = {}
+        refused: set[str] = set()
         unwritten: list[Answer] = []
         try:
             for prompt, answer, prompt_tokens, answer_tokens in replies:
@@ -137,12 +150,15 @@ class PaidAnswers:
                 if answer is not None:
                     found[prompt] = answer
                     unwritten.append(Answer(prompt, answer, prompt_tokens, answer_tokens))
+                elif prompt_tokens + answer_tokens > 0:
+                    refused.add(_key(prompt))
                 if len(unwritten) == _WRITTEN_TOGETHER:
                     self._keep(template, unwritten)
                     unwritten = []
                 advance(1)
         finally:
             self._keep(template, unwritten)
+        self._refused |= refused  # but not if all of it ended in an error: what is mended then may answer
         return found
 
     def _keep(self, template: str, answers: list[Answer]) -> None:

@@ -39,20 +39,25 @@ def one_sidedness(found: int, answered: int, what: str) -> str | None:
     )
 
 
-def silence(asked: int, unanswered: int, refused: str) -> str | None:
+def silence(asked: int, unanswered: int, refused: str, fault: str = "") -> str | None:
     """Return a message if most pairs got no score, because denoising is then dropping by loss under another name.
 
     Args:
         asked: Pairs that were asked about.
         unanswered: Pairs among them without a score.
         refused: The last answer that was not of the form that was asked for, or an empty text.
+        fault: What last kept an answer from coming, such as a server that was down, or an empty text.
     """
     if asked < FEW or unanswered <= asked / 2:
         return None
+    told = f"{unanswered} of {asked} pairs got no score and are left to the loss"
     example = f"; one that is not: {textwrap.shorten(refused, 300, placeholder='...')!r}." if refused else "."
+    if fault:
+        invalid = f" Some of its answers are not of the form that the prompt asks for{example}" if refused else ""
+        return f"{told}. The judge could not be asked ({fault}); those pairs are asked again when needed next.{invalid}"
     return (
-        f"{unanswered} of {asked} pairs got no score and are left to the loss. The item has no text, the user no "
-        f"preference, or the judge's answers are not of the form that the prompt asks for{example}"
+        f"{told}. The item has no text, the user no preference, or the judge's answers are not of the form that the "
+        f"prompt asks for{example}"
     )
 
 

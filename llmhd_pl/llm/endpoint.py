@@ -4,9 +4,10 @@ import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from llmhd_pl.llm.asking import Rating
-from llmhd_pl.llm.endpoint_client import EndpointClient, EndpointReply
+from llmhd_pl.llm.endpoint_client import EndpointClient
+from llmhd_pl.llm.endpoint_reply import EndpointReply
 from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS, LanguageModelScorer, Scoring
-from llmhd_pl.llm.prompts import T_SCORE, parse_score
+from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.token_probabilities import expected_of_candidates
 
@@ -77,11 +78,21 @@ class EndpointScorer(LanguageModelScorer):
         seed: int = 0,
     ) -> None:
         self._client = EndpointClient(model, base_url, api_key, concurrency, timeout, retries)
+        self._refused = ""
         super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed)
         self.model = model
         self.chunk = max(self.chunk, 4 * concurrency)  # so that few others wait for the last requests of a chunk
         self.read_from_text = 0
         """The scores that ``scoring="expected"`` had to read from the text, including those in the cache."""
+
+    @property
+    def refused(self) -> str:
+        """The last answer that did not have the form that was asked for, without the key if the server echoes it."""
+        return self._refused
+
+    @refused.setter
+    def refused(self, answer: str) -> None:
+        self._refused = self._client.secrets.mask(answer)
 
     @property
     def model_fingerprint(self) -> dict[str, str]:
@@ -103,7 +114,9 @@ class EndpointScorer(LanguageModelScorer):
             The number of each prompt, its completion (None if there is no answer), the tokens of the prompt and those
             of the answer, in the order in which they arrive.
         """
-        for number, reply in self._client.replies(prompts, max_new_tokens, probabilities=False):
+        form = "scores" if max_new_tokens == WRITTEN_SCORE_TOKENS else "texts"
+        for number, reply in self._client.replies(prompts, max_new_tokens, False, form, _is_useful):
+            self.fault = reply.fault or self.fault
             yield number, reply.text, reply.prompt_tokens, reply.answer_tokens
 
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
@@ -117,7 +130,8 @@ class EndpointScorer(LanguageModelScorer):
         """
         places = [(group, ending) for group, (_, endings) in enumerate(groups) for ending in range(len(endings))]
         prompts = [groups[group][0] + groups[group][1][ending] for group, ending in places]
-        for index, reply in self._client.replies(prompts, self.rated_tokens, probabilities=True):
+        for index, reply in self._client.replies(prompts, self.rated_tokens, True, "scores", _is_useful):
+            self.fault = reply.fault or self.fault
             score = _score(reply)
             if score is None and reply.text is not None:
                 self.refused = reply.text
@@ -126,12 +140,14 @@ class EndpointScorer(LanguageModelScorer):
             yield Rating(*places[index], score, reply.prompt_tokens, reply.answer_tokens)
 
     def on_cached_answers(self, template: str, answers: Collection[str]) -> None:
-        """Count the cached scores that were read from the text.
+        """Count the cached scores that were read from the text, and note that the model can answer.
 
         Args:
             template: The name of the template.
             answers: The answers, as they are kept: an int as "7", a mean under probabilities as "7.0".
         """
+        if answers:
+            self._client.can_answer("scores" if template == T_SCORE else "texts")
         if template == T_SCORE and self.scoring == "expected":
             self._count_read_from_text(sum("." not in answer for answer in answers), "they are in the cache")
 
@@ -144,6 +160,10 @@ class EndpointScorer(LanguageModelScorer):
                 f"probabilities of its tokens: the server gave none ({why}). read_from_text counts them.",
                 stacklevel=2,
             )
+
+
+def _is_useful(text: str) -> bool:
+    return any(parse(text) is not None for parse in (parse_score, parse_summary, parse_profile))
 
 
 def _score(reply: EndpointReply) -> float | None:

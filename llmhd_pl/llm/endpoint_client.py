@@ -1,49 +1,68 @@
-"""EndpointClient: sends prompts to a server that speaks OpenAI's protocol and reads what comes back."""
+"""EndpointClient: asks prompts of a server that speaks OpenAI's protocol, and notices when it is no use to go on."""
 
-import json
+import asyncio
 import math
 import os
-import re
-import textwrap
 import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import as_completed
+from dataclasses import replace
+from typing import cast
 
-from llmhd_pl.llm.texts import approximate_tokens
-from llmhd_pl.llm.token_probabilities import Position
+from llmhd_pl.llm.endpoint_faults import (
+    ADVICE,
+    FATAL,
+    OUTAGES,
+    RESUME,
+    THINKING,
+    Cause,
+    cause_of,
+    message_of,
+    words_of,
+)
+from llmhd_pl.llm.endpoint_http import Answer, open_connection, send
+from llmhd_pl.llm.endpoint_reply import EndpointReply, read
+from llmhd_pl.llm.endpoint_wording import Wording
+from llmhd_pl.llm.secret import Secrets, without_password
 
-_TOP = 20  # the most candidates per token that OpenAI's protocol allows
-_CONNECT_SECONDS = 10.0  # a working server accepts a connection at once, however long it thinks
 _ENOUGH = 8  # if not one of so many prompts is answered, the fault is not theirs
-_NO_KEY = "none"  # the client insists on a key; servers without authentication do not look at it
+_ADVICE = {
+    "thought": THINKING,
+    "empty": f"Try one by hand. {THINKING.replace('The model thinks', 'Perhaps the model thinks')}",
+    "form": "Try one by hand: a larger model, or prompts in other words, may keep to the form.",
+}
+_NO_KEY = "none"  # openai insists on a key; servers without authentication do not look at it
 
 
-@dataclass(frozen=True)
-class EndpointReply:
-    """What came back for one prompt.
+class _Form:
+    """Whether the model gives answers of one form, such as scores; if not, why."""
 
-    Attributes:
-        text: The answer; None if there was a fault.
-        positions: The tokens of the answer with their probabilities; None if the server gave none that can be used.
-        no_probabilities: Why there are none.
-        prompt_tokens: The tokens of the prompt.
-        answer_tokens: The tokens of the answer.
-        kind: The kind of fault; the first fault of each kind is announced by a warning.
-        fault: What went wrong; empty if nothing did.
-        reached: Whether the server was reached at all.
-    """
+    def __init__(self) -> None:
+        self.useful = False  # whether there was one
+        self._useless = Counter[str]()  # answers before the first one, by what is wrong with them
+        self._last: dict[str, str] = {}
 
-    text: str | None = None
-    positions: list[Position] | None = None
-    no_probabilities: str = "its answers hold none that can be used"
-    prompt_tokens: int = 0
-    answer_tokens: int = 0
-    kind: str = ""
-    fault: str = ""
-    reached: bool = True
+    def add(self, reply: EndpointReply, is_useful: Callable[[str], bool]) -> None:
+        """Take note of a reply."""
+        self.useful = self.useful or (reply.text is not None and is_useful(reply.text))
+        if not self.useful:
+            text = reply.text or ""
+            why = reply.cause or ("thought" if reply.thinks else "form" if text.strip() else "empty")
+            self._useless[why] += 1
+            self._last[why] = reply.fault or text
+
+    def check(self, what: str, secrets: Secrets) -> None:
+        """End the run if enough was asked and nothing was useful."""
+        count = self._useless.total()
+        if self.useful or count < _ENOUGH:
+            return
+        ((why, _),) = self._useless.most_common(1)
+        last = secrets.quote(self._last[why])
+        self._useless.clear()
+        example = f"its answers are not of the form that was asked for; one of them: {last!r}"
+        fault = {"empty": "its answers are empty", "thought": example, "form": example}.get(why, last)
+        raise RuntimeError(f"{what.format(count)} ({fault}). {_ADVICE.get(why) or ADVICE[cast(Cause, why)]} {RESUME}")
 
 
 class EndpointClient:
@@ -66,24 +85,51 @@ class EndpointClient:
     ) -> None:
         if not model:
             raise ValueError("model is empty; give the name under which the server knows the model.")
-        if not base_url.startswith(("http://", "https://")):
-            raise ValueError(f"base_url is {base_url!r}; it must begin with http:// or https://.")
         if concurrency < 1:
             raise ValueError(f"concurrency is {concurrency}; at least 1 request must be allowed.")
         if not 0 < timeout < math.inf:
             raise ValueError(f"timeout is {timeout}; it must be a positive number of seconds.")
         if retries < 0:
             raise ValueError(f"retries is {retries}; it must be at least 0.")
-        self.model, self.base_url, self._api_key = model, base_url, api_key
+        self.base_url, self._basic, self._passwords = without_password(base_url)
+        self.model, self._api_key = model, api_key
         self.concurrency, self.timeout, self.retries = concurrency, timeout, retries
-        self._reached = self._answered = False
-        self._length = "max_tokens"  # what this model calls the limit of an answer
-        self._varying = ""  # why the temperature is not 0; empty if it is
-        self._gives_probabilities = True
+        self._wording = Wording()
+        self._forms = {"scores": _Form(), "texts": _Form()}
+        self._failed_in_a_row = 0
         self._announced: set[str] = set()
 
+    @property
+    def secrets(self) -> Secrets:
+        """What no message may show."""
+        key = self._key
+        return Secrets([*self._passwords, *([key] if key != _NO_KEY else [])])
+
+    @property
+    def _key(self) -> str:
+        key = self._api_key or os.environ.get("OPENAI_API_KEY") or _NO_KEY
+        if not (key.isascii() and key.isprintable()):
+            raise ValueError(
+                "The key (api_key, or the environment variable OPENAI_API_KEY) holds a line break or another character "
+                "that no key has. Copy it anew."
+            )
+        return key
+
+    def can_answer(self, form: str) -> None:
+        """Take note that the model has given a useful answer before, as a cache shows.
+
+        Args:
+            form: "scores" or "texts".
+        """
+        self._forms[form].useful = True
+
     def replies(
-        self, prompts: Sequence[str], max_new_tokens: int, probabilities: bool
+        self,
+        prompts: Sequence[str],
+        max_new_tokens: int,
+        probabilities: bool,
+        form: str,
+        is_useful: Callable[[str], bool],
     ) -> Iterator[tuple[int, EndpointReply]]:
         """Ask prompts at temperature 0.
 
@@ -91,167 +137,109 @@ class EndpointClient:
             prompts: The prompts.
             max_new_tokens: The most tokens of an answer.
             probabilities: Whether to ask for the probabilities of the tokens too.
+            form: What is asked for: "scores" or "texts".
+            is_useful: Returns whether an answer is of that form.
 
         Yields:
             The number of each prompt and the reply, in the order in which the replies arrive.
 
         Raises:
             ImportError: If openai is not installed.
-            RuntimeError: If the server refuses the key (401, 403) or knows no such model or address (404), or if none
-                of the first eight or more prompts got an answer.
-            ConnectionError: If no request of the first batch got any answer.
+            ConnectionError: If no request got any answer, or none of eight in a row.
+            RuntimeError: If no further question can succeed: the server refuses the key, knows no such model or
+                address, is elsewhere, wants to be paid, or has failed to answer eight prompts in a row; or if none of
+                the first eight or more answers of this form is useful.
         """
-        _ = self._openai  # created before there are threads
-        fault = "its answers are empty"
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            futures = {
-                pool.submit(self._request, prompt, max_new_tokens, probabilities): number
-                for number, prompt in enumerate(prompts)
-            }
+        if not prompts:
+            return
+        secrets = self.secrets
+        connection = open_connection(self.base_url, self._key, self._basic, self.timeout)
+        from anyio.from_thread import start_blocking_portal  # openai needs it, so it is there
+
+        fatal: EndpointReply | None = None
+        unreached = 0
+        with start_blocking_portal() as portal, portal.wrap_async_context_manager(connection):
+            stop, slots = asyncio.Event(), asyncio.Semaphore(self.concurrency)
+
+            async def ask(prompt: str) -> EndpointReply | None:
+                async with slots:
+                    answer = await self._wording.ask(
+                        lambda options: send(
+                            *(connection, self.model, prompt, options, max_new_tokens),
+                            *(self.timeout, self.retries, stop),
+                        ),
+                        probabilities,
+                    )
+                    if answer.status == -1:
+                        return None
+                    reply = self._read(answer, prompt, secrets)
+                    if reply.cause in FATAL:
+                        stop.set()
+                    return reply
+
+            futures = {portal.start_task_soon(ask, prompt): number for number, prompt in enumerate(prompts)}
             for future in as_completed(futures):
                 reply = future.result()
-                self._reached |= reply.reached
-                self._answered |= bool(reply.text)
-                if self._varying:
-                    self._announce(
-                        "temperature", f"{self.base_url}: {self._varying} Answers vary; a cache file keeps them."
-                    )
-                if reply.fault:
-                    fault = reply.fault
-                    self._announce(
-                        reply.kind,
-                        f"{self.base_url}: {fault}. The prompt counts as unanswered, as do others that fail this way.",
-                    )
+                if reply is None:
+                    continue
+                if reply.cause in FATAL:
+                    fatal = fatal or reply
+                    continue  # others may have been answered at the same time
+                self._warn(reply, secrets)
+                unreached += reply.cause == "connection"
+                self._failed_in_a_row = self._failed_in_a_row + 1 if reply.cause in OUTAGES else 0
+                self._forms[form].add(reply, is_useful)
                 yield futures[future], reply
-        finally:
-            # Wait for what is in flight, or the next call would have more than ``concurrency`` requests.
-            pool.shutdown(cancel_futures=True)
-        if prompts and not self._reached:
-            raise ConnectionError(
-                f"None of {len(prompts)} requests to {self.base_url} got an answer ({fault}). Check that the server "
-                "runs and has loaded its model, that base_url is right (most end in /v1), and that no proxy is in "
-                "between; if the server is only slow, lower concurrency or raise timeout."
-            )
-        if len(prompts) >= _ENOUGH and not self._answered:
-            raise RuntimeError(
-                f"{self.base_url} answered none of {len(prompts)} prompts to {self.model!r} ({fault}). Try one by "
-                "hand. A model that thinks before it answers needs more tokens than a score has: use one that does "
-                "not, or turn its thinking off on the server."
+                if fatal is None and self._failed_in_a_row >= _ENOUGH:
+                    fatal = reply
+                    portal.call(stop.set)
+                elif fatal is None and unreached == len(prompts):
+                    fatal = reply
+        if fatal is not None:
+            failed, self._failed_in_a_row = self._failed_in_a_row, 0
+            raise self._error(fatal, failed)
+        self._forms[form].check(f"{self.base_url} answered none of {{}} prompts to {self.model!r}", secrets)
+
+    def _read(self, answer: Answer, prompt: str, secrets: Secrets) -> EndpointReply:
+        """Return what an answer means; what it says is as a message may show it."""
+        if 200 <= answer.status < 300:
+            reply = read(answer.body, prompt)
+            if reply.cause is None and self._wording.no_probabilities:
+                reply = replace(reply, no_probabilities=secrets.quote(self._wording.no_probabilities))
+            return replace(reply, fault=secrets.quote(reply.fault))
+        if answer.status == 0:
+            return EndpointReply(cause="connection", fault=secrets.quote(answer.body))
+        body = secrets.mask(answer.body)
+        message = answer.location or message_of(body) or "no message"
+        cause = cause_of(answer.status, words_of(body), answer.retry_after)
+        return EndpointReply(cause=cause, fault=f"status {answer.status}: {secrets.quote(message)}")
+
+    def _warn(self, reply: EndpointReply, secrets: Secrets) -> None:
+        if self._wording.varying:
+            why = secrets.quote(self._wording.varying)
+            self._announce("temperature", f"{self.base_url}: {why} Answers vary; a cache file keeps them.")
+        if reply.cause is not None:
+            self._announce(
+                f"{reply.cause} {reply.fault[:10]}",  # with the status
+                f"{self.base_url}: {reply.fault}. The prompt counts as unanswered, as do others that fail this way. "
+                "They are asked again when they are needed next.",
             )
 
     def _announce(self, kind: str, message: str) -> None:
         if kind not in self._announced:
             self._announced.add(kind)
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(message, stacklevel=3)
 
-    def _request(self, prompt: str, max_new_tokens: int, probabilities: bool) -> EndpointReply:
-        """Ask one prompt. This runs in a thread; the openai package does the retries."""
-        import openai
-
-        probabilities = probabilities and self._gives_probabilities
-        length, varying = self._length, self._varying
-        options = {length: max_new_tokens}
-        if not varying:
-            options["temperature"] = 0
-        if probabilities:
-            options |= {"logprobs": True, "top_logprobs": _TOP}
-        try:
-            response = self._openai.chat.completions.with_raw_response.create(
-                model=self.model,
-                messages=[{"role": "user", "content": prompt}],
-                extra_body=options,
-            )
-        except openai.APIConnectionError as error:
-            kind = "timeout" if isinstance(error, openai.APITimeoutError) else "connection"
-            return EndpointReply(kind=kind, fault=f"{error} {error.__cause__ or ''}".strip(), reached=False)
-        except openai.APIStatusError as error:
-            status, message = error.status_code, _short(error.message)
-            if status in (401, 403):
-                raise RuntimeError(
-                    f"{self.base_url} refuses the key ({message}). Set the environment variable OPENAI_API_KEY, or "
-                    "api_key, to one that may use the model."
-                ) from error
-            if status == 404:
-                raise RuntimeError(
-                    f"{self.base_url} knows no model {self.model!r}, or not this address ({message}). "
-                    f"{self.base_url.rstrip('/')}/models lists its models; most base_urls end in /v1."
-                ) from error
-            if error.param == "max_tokens" == length and error.code == "unsupported_parameter":
-                self._length = "max_completion_tokens"
-                return self._request(prompt, max_new_tokens, probabilities)
-            if error.param == "temperature" and not varying and error.code == "unsupported_value":
-                self._varying = message
-                return self._request(prompt, max_new_tokens, probabilities)
-            if probabilities and status in (400, 422) and "logprobs" in error.message:
-                self._gives_probabilities = False  # one refusal is enough
-                reply = self._request(prompt, max_new_tokens, probabilities=False)
-                return replace(reply, no_probabilities=message)
-            return EndpointReply(kind=str(status), fault=message)
-        return _read(response.http_response.text, prompt)
-
-    @cached_property
-    def _openai(self) -> Any:
-        try:
-            from openai import OpenAI, Timeout
-        except ImportError as error:
-            raise ImportError("EndpointScorer needs openai: pip install 'llmhd-pl[endpoint]'.") from error
-        return OpenAI(
-            api_key=self._api_key or os.environ.get("OPENAI_API_KEY") or _NO_KEY,
-            base_url=self.base_url,
-            timeout=Timeout(self.timeout, connect=min(self.timeout, _CONNECT_SECONDS)),
-            max_retries=self.retries,
-        )
-
-
-def _read(body: str, prompt: str) -> EndpointReply:
-    """Read a server's answer; anything but the protocol's JSON is a fault."""
-    try:
-        answer = json.loads(body)
-        choice = answer["choices"][0]
-        text = choice["message"]["content"]
-        if not isinstance(text, str):
-            raise TypeError("content is not a text")
-    except (ValueError, RecursionError, LookupError, TypeError):
-        return EndpointReply(kind="garbage", fault=f"the answer is not a chat completion: {_short(body)!r}")
-    text = text.encode(errors="replace").decode()  # JSON can contain half a character, whose tokens cannot be counted
-    # Servers leave special tokens out of texts, and the tags of the score are special tokens of Llama 2 and Mistral.
-    if bare := re.fullmatch(r"(?:<s>)?([0-9]+)(?:</s>)?", text.strip()):
-        text = f"<s>{bare[1]}</s>"
-    usage = answer.get("usage")
-    return EndpointReply(
-        text,
-        _positions(choice),
-        prompt_tokens=_tokens(usage, "prompt_tokens", prompt),
-        answer_tokens=_tokens(usage, "completion_tokens", text),
-    )
-
-
-def _positions(choice: dict[str, Any]) -> list[Position] | None:
-    positions: list[Position] = []
-    try:
-        for entry in choice["logprobs"]["content"]:
-            written = _candidate(entry)
-            candidates = [_candidate(each) for each in entry["top_logprobs"]]
-            if candidates and written[0] not in {token for token, _ in candidates}:
-                candidates.append(written)
-            positions.append((written[0], candidates))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    return positions
-
-
-def _candidate(entry: dict[str, Any]) -> tuple[str, float]:
-    if not isinstance(entry["token"], str):
-        raise TypeError("token is not a text")
-    return entry["token"], math.exp(min(entry["logprob"], 0.0))
-
-
-def _tokens(usage: object, name: str, text: str) -> int:
-    """Return the server's count of tokens, or an estimate if there is none."""
-    count = usage.get(name) if isinstance(usage, dict) else None
-    return count if isinstance(count, int) and count >= 0 else approximate_tokens(text)
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, 300, placeholder="...")
+    def _error(self, reply: EndpointReply, failed: int) -> Exception:
+        assert reply.cause is not None
+        advice = ADVICE[reply.cause].format(base_url=self.base_url.rstrip("/"))
+        if reply.cause == "connection":
+            what = f"None of {failed} requests to {self.base_url} got an answer"
+            return ConnectionError(f"{what} ({reply.fault}). {advice} {RESUME}")
+        what = {
+            "quota": "wants to be paid before it answers",
+            "key": "refuses the key",
+            "address": f"knows no model {self.model!r}, or not this address",
+            "redirect": "redirects elsewhere",
+        }.get(reply.cause, f"answered none of {failed} prompts to {self.model!r}")
+        return RuntimeError(f"{self.base_url} {what} ({reply.fault}). {advice} {RESUME}")

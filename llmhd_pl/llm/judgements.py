@@ -34,7 +34,7 @@ class Agreement(NamedTuple):
 class Judgements:
     """The preferences of the users, the scores of the training interactions, and who was asked about what.
 
-    A pair is asked about once, and again when the user's preference was revised.
+    A pair is asked about until it has a score, and again when the user's preference was revised.
 
     Args:
         scorer: The judge.
@@ -104,7 +104,9 @@ class Judgements:
         again = ~last.isnan() & ~scores.isnan()
         same = ((scores >= FITTING) == (last >= FITTING))[again]
         agreement = Agreement(int(same.sum()), int(again.sum()), *self._of_similar(users, items, scores))
-        self._scores[new], self._asked[new], self._changed[new] = scores, True, True
+        # Without a score, a pair has not been asked about, unless the budget forbids to ask any more.
+        self._asked[new] = ~scores.isnan() | self._exhausted
+        self._scores[new], self._changed[new] = scores, True
         result = torch.full_like(self._scores, torch.nan)
         result[samples] = self._scores[samples]
         return result, agreement
@@ -116,7 +118,11 @@ class Judgements:
             self._similar = SimilarItems(self.texts)
         return self._similar.agreement(users, items, scores, FITTING)
 
-    def revise(self, epoch: int, disliked: Mapping[int, list[int]], liked: Mapping[int, list[int]]) -> int:
+    @property
+    def _exhausted(self) -> bool:
+        return self.scorer.budget is not None and self.scorer.budget.exhausted
+
+    def revise(self, epoch: int, disliked: Mapping[int, list[int]], liked: Mapping[int, list[int]]) -> set[int]:
         """Have preferences revised by what users turned out to dislike and to like.
 
         Their pairs are asked about again when they are needed next.
@@ -127,11 +133,11 @@ class Judgements:
             liked: The items by user.
 
         Returns:
-            The number of users whose preference was revised.
+            The users whose preference was revised.
         """
         users = sorted(disliked.keys() | liked.keys())
         if not users:
-            return 0
+            return set()
         self.summarize(epoch, users)
         new = self.scorer.revise(self.preferences.current, disliked, liked)
         titles = [
@@ -141,7 +147,7 @@ class Judgements:
         revised = torch.isin(self.users, torch.tensor(list(new), dtype=torch.int64))
         self._asked &= ~revised
         self._changed |= revised
-        return len(new)
+        return set(new)
 
     def title(self, item: int) -> str:
         """Return what to call an item in a report."""
@@ -252,14 +258,13 @@ class Judgements:
         self._scores, self._asked = state["scores"].clone(), state["asked"].clone()
         self._changed = torch.zeros_like(self._asked)
         usage, budget, parts = self.scorer.usage, self.scorer.budget, state["usage"]
-        if usage is None:
-            return
-        usage.load_state_dict(parts[rank] if len(parts) == processes else _share(parts, rank, processes))
+        if usage is not None:
+            usage.load_state_dict(parts[rank] if len(parts) == processes else _share(parts, rank, processes))
         limits = [limit for limit in state["exhausted"] if limit is not None]
         if budget is not None and limits:
             budget.exhausted = budget.max_tokens in limits
-            if not budget.exhausted:  # it has been raised: ask again about what had no answer
-                self._asked &= ~self._scores.isnan()
+        if not self._exhausted:  # it never was, or has been raised: ask again about what had no answer
+            self._asked &= ~self._scores.isnan()
 
 
 def _share(parts: Sequence[Mapping[str, Mapping[str, int]]], rank: int, processes: int) -> dict[str, dict[str, int]]:

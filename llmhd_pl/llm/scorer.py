@@ -20,7 +20,8 @@ class Scorer(ABC):
     Inherit from it to write a scorer of your own; its class name is then understood on the command line. Call
     ``prepare`` first, then ``summarize``, then ``score`` and ``revise`` as often as needed. Users and items are
     numbered as in the data module. A missing answer is never an error: ``summarize`` and ``revise`` leave the user
-    out, and ``score`` returns NaN.
+    out, and ``score`` returns NaN. What has no answer is asked again when it is needed next, in the next epoch at the
+    earliest; a scorer that pays for answers it cannot use should remember what it has asked.
     """
 
     usage: Usage | None = None
@@ -29,6 +30,9 @@ class Scorer(ABC):
     """The limit on ``usage``. None means that the scorer knows no limit."""
     refused: str = ""
     """The last answer that did not have the form that was asked for, for error messages; empty if there was none."""
+    fault: str = ""
+    """What last kept an answer from coming, such as a server that was down; empty if nothing did. Whoever asks may
+    empty it before, to learn of what happens then."""
 
     @abstractmethod
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:

@@ -4,6 +4,8 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
+_ROUNDING = 0.01  # by which the probabilities of a server that computes with few bits may add up to more than 1
+
 Position = tuple[str, list[tuple[str, float]]]
 """A token that the model wrote, and the candidates for its place with their probabilities. The token itself is among
 the candidates; there are none if the server gave none."""
@@ -24,7 +26,8 @@ def expected_of_candidates(positions: Sequence[Position], number: int) -> float 
         number: The number that was written, 1 to 10.
 
     Returns:
-        1 to 10, or None if the tokens do not end in that number or its place has fewer than two candidates.
+        1 to 10, or None if the tokens do not end in that number, if its place has fewer than two candidates, or if the
+        probabilities of a place are none: below 0, NaN, or more than 1 in all.
     """
     numbers = list(re.finditer(r"[0-9]+", "".join(token for token, _ in positions)))
     if not numbers or numbers[-1][0] != str(number):
@@ -36,6 +39,8 @@ def expected_of_candidates(positions: Sequence[Position], number: int) -> float 
     token, candidates = positions[place]
     if len(candidates) < 2:
         return None  # not a distribution: its mean would be the number itself and pass for more than that
+    if not all(_are_probabilities(position) for position in positions[place : place + 2]):
+        return None
     lead = token[: numbers[-1].start() - start].strip()  # a token may be ">7"
     mass, one = defaultdict[int, float](float), 0.0
     for candidate, probability in candidates:
@@ -50,9 +55,14 @@ def expected_of_candidates(positions: Sequence[Position], number: int) -> float 
         mass[1] += one * (1 - share)
         mass[10] += one * share
     total = sum(mass.values())
-    if not total > 0:  # NaN is not, either
+    if not total > 0:
         return None
     return sum(answer * probability for answer, probability in mass.items()) / total
+
+
+def _are_probabilities(position: Position) -> bool:
+    probabilities = [probability for _, probability in position[1]]
+    return all(probability >= 0 for probability in probabilities) and sum(probabilities) <= 1 + _ROUNDING
 
 
 def _share_of_ten(mass: dict[int, float], number: int, wrote_one: bool, later: Sequence[Position]) -> float:
