@@ -230,9 +230,9 @@ class LanguageModelScorer(Scorer):
     def _ratings(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Reply]:
         for rating in self.rate(groups):
             beginning, endings = groups[rating.group]
-            valid = rating.score is not None and 1 <= rating.score <= 10  # NaN is not
-            score = None if not valid else repr(rating.score if type(rating.score) is int else float(rating.score))
-            yield Reply(beginning + endings[rating.ending], score, rating.prompt_tokens, rating.answer_tokens)
+            score = rating.score if isinstance(rating.score, int | None) else float(rating.score)  # of NumPy, too
+            answer = repr(score) if score is not None and 1 <= score <= 10 else None  # NaN is not
+            yield Reply(beginning + endings[rating.ending], answer, rating.prompt_tokens, rating.answer_tokens)
 
     def _rating_tokens(self, group: tuple[str, Sequence[str]]) -> int:
         beginning, endings = group
