@@ -367,13 +367,12 @@ def test_users_with_one_interaction_each_leave_nothing_to_validate_on(split: Any
 
 
 def test_a_million_rows_take_60_mb(tmp_path: Path) -> None:
-    """And 30 MB however many rows there are. Columns of text would take .5 GB."""
+    """As columns of text they would take .5 GB."""
     code = f"""if True:
-        import resource
         import numpy as np
         from llmhd_pl.datamodules import AtomicFiles
         rng = np.random.default_rng(0)
-        users, items, times = (rng.integers(high, size=10**6) for high in (50_000, 20_000, 10**9))
+        users, items, times = (rng.integers(high, size=2 * 10**6) for high in (50_000, 20_000, 10**9))
         with open({str(tmp_path / "x.inter")!r}, "w") as file:
             file.write({HEADER!r} + "\\n")
             file.writelines(f"{{u}}\\t{{i}}\\t{{i % 5}}.0\\t{{t}}\\n" for u, i, t in zip(users, items, times))
@@ -387,7 +386,7 @@ def test_a_million_rows_take_60_mb(tmp_path: Path) -> None:
         print(peak() - base)
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert float(done.stdout) < 30 + 60
+    assert float(done.stdout) < 2 * 60
 
 
 # The text of the items
