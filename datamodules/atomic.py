@@ -176,6 +176,7 @@ class AtomicFiles(InteractionDataModule):
             raise ValueError(f"{path} has a header but no rows. Add the interactions, one per line.")
         return_freed_memory()
         sort_pairs(table, len(items))
+        return_freed_memory()
         return table, users, items
 
     def _bounds(self) -> list[float]:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401 -- pyarrow imports it when it first converts to NumPy: 25 MB, better not while loading
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -237,7 +238,7 @@ class _Numbering:
 
     def __init__(self, most_rows: int) -> None:
         self.codes = np.empty(most_rows, dtype=np.int32)
-        self.names = pa.array([], pa.string())
+        self.names = pa.nulls(0, pa.string())
         self.rows = 0
         self._blocks: list[pa.DictionaryArray] = []
         self._waiting = 0  # the rows in the blocks
@@ -251,7 +252,7 @@ class _Numbering:
 
     def flush(self) -> None:
         """Number what was taken; the identifiers that are known keep their numbers."""
-        known = pa.DictionaryArray.from_arrays(pa.array([], pa.int32()), self.names)
+        known = pa.DictionaryArray.from_arrays(pa.nulls(0, pa.int32()), self.names)
         joined = pa.chunked_array([known, *self._blocks], _ID).unify_dictionaries(pa.system_memory_pool())
         self._blocks.clear()
         self._waiting = 0
