@@ -125,7 +125,9 @@ class AtomicFiles(InteractionDataModule):
         """
         if not self.data_dir.is_dir():
             what = "is a file" if self.data_dir.exists() else "does not exist"
-            raise FileNotFoundError(f"{self.data_dir.absolute()} {what}. Set data_dir to the folder of the .inter file.")
+            raise FileNotFoundError(
+                f"{self.data_dir.absolute()} {what}. Set data_dir to the folder of the .inter file."
+            )
         path = self._only_file("inter")
         if path is None:
             raise FileNotFoundError(f"No .inter file is in {self.data_dir.absolute()}. Set data_dir to its folder.")
@@ -174,6 +176,7 @@ class AtomicFiles(InteractionDataModule):
             raise ValueError(f"{path} has a header but no rows. Add the interactions, one per line.")
         return_freed_memory()
         sort_pairs(table, len(items))
+        return_freed_memory()
         return table, users, items
 
     def _bounds(self) -> list[float]:

@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401 -- pyarrow imports it when it first converts to NumPy: 25 MB, better not while loading
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
 from rich.progress import wrap_file
 
 from llmhd_pl.datamodules.table import Table, replace
+from llmhd_pl.memory import return_freed_memory
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _BLOCK = 1 << 19
@@ -92,19 +94,16 @@ class AtomicFile:
                 NUL, or a rating or a time is not a finite number. The message names the line.
         """
         rows = self._most_rows()
-        codes = {name: np.empty(rows, dtype=np.int32) for name in (user, item)}
-        numbers: dict[str, dict[str, int]] = {name: {} for name in codes}  # in the order of appearance, at first
+        ids = {name: _Numbering(rows) for name in (user, item)}
         grades = np.empty(rows if rating is not None else 0, dtype=np.uint8)
         times = np.empty(rows if time is not None else 0, dtype=np.int64)
         fractions: list[pa.Array] = []  # all times, once one of them is not whole
         row = 0
-        types = dict.fromkeys(codes, _ID) | {name: pa.string() for name in (rating, time) if name is not None}
+        types = dict.fromkeys(ids, _ID) | {name: pa.string() for name in (rating, time) if name is not None}
         for batch in self.batches(types):
             block = slice(row, row + len(batch))
-            for name, known in numbers.items():
-                column = batch.column(name)
-                new = [known.setdefault(text, len(known)) for text in column.dictionary.to_pylist()]
-                codes[name][block] = np.array(new, dtype=np.int32)[column.indices.to_numpy()]
+            for name, numbering in ids.items():
+                numbering.add(batch.column(name))
             if rating is not None:
                 values = self._parse(_finite, batch.column(rating), rating, row)
                 grades[block] = np.searchsorted(bounds, values.to_numpy(), side="right")
@@ -119,14 +118,15 @@ class AtomicFile:
             row = block.stop
         if fractions:
             times = pc.rank(pa.chunked_array(fractions), tiebreaker="dense").to_numpy().astype(np.int64)
-        names = {name: self._by_name(name, codes[name][:row], known) for name, known in numbers.items()}
+        users, user_names = self._sorted(user, ids.pop(user))
+        items, item_names = self._sorted(item, ids.pop(item))
         table = Table(
-            codes.pop(user)[:row],
-            codes.pop(item)[:row],
+            users,
+            items,
             None if rating is None else grades[:row],
             None if time is None else _narrow(times[:row]),
         )
-        return table, names[user], names[item]
+        return table, user_names, item_names
 
     def batches(self, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Decode some columns, a block of rows at a time, with a bar if the file is large.
@@ -212,24 +212,56 @@ class AtomicFile:
                 ) from error
         return parse(texts)
 
-    def _by_name(self, name: str, codes: np.ndarray, known: dict[str, int]) -> list[str]:
-        """Number the identifiers of a column anew, in place, in sorted order, and return them in this order."""
-        names = sorted(known)
-        wrong = [known[text] for text in names if not text or "\0" in text]
-        if wrong:
-            row = int(np.isin(codes, wrong).argmax())
-            what = "is empty" if codes[row] == known.get("") else "holds a NUL character"
+    def _sorted(self, name: str, numbering: "_Numbering") -> tuple[np.ndarray, list[str]]:
+        """Return the codes of a column in the order of its sorted identifiers, and these."""
+        numbering.flush()
+        codes, names = numbering.codes[: numbering.rows], numbering.names
+        wrong = pc.or_(pc.equal(names, ""), pc.match_substring(names, "\0")).to_numpy(zero_copy_only=False)
+        if wrong.any():
+            row = int(np.isin(codes, np.flatnonzero(wrong)).argmax())
+            what = "is empty" if names[int(codes[row])].as_py() == "" else "holds a NUL character"
             raise ValueError(f"{self.path}, line {self.line_of(row)}: {name} {what}. Remove the row.")
+        order = pc.array_sort_indices(names)  # by bytes of UTF-8, which is the order of Python's strings
         ranks = np.empty(len(names), dtype=np.int32)
-        ranks[[known[text] for text in names]] = np.arange(len(names), dtype=np.int32)
-        known.clear()
+        ranks[order.to_numpy()] = np.arange(len(names), dtype=np.int32)
         replace(codes, ranks)
-        return names
+        return codes, names.take(order).to_numpy(zero_copy_only=False).tolist()
 
     def _most_rows(self) -> int:
         """Return a number of rows that the file does not exceed."""
         with self.path.open("rb") as file:
             return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))
+
+
+class _Numbering:
+    """Numbers the identifiers of a column in the order of their appearance, several blocks of the file at a time."""
+
+    def __init__(self, most_rows: int) -> None:
+        self.codes = np.empty(most_rows, dtype=np.int32)
+        self.names = pa.nulls(0, pa.string())
+        self.rows = 0
+        self._blocks: list[pa.DictionaryArray] = []
+        self._waiting = 0  # the rows in the blocks
+
+    def add(self, block: pa.DictionaryArray) -> None:
+        """Take the next block of the column."""
+        self._blocks.append(block)
+        self._waiting += len(block)
+        if self._waiting > max(1 << 16, 2 * len(self.names)):  # each time, Arrow hashes all names that are known
+            self.flush()
+
+    def flush(self) -> None:
+        """Number what was taken; the identifiers that are known keep their numbers."""
+        known = pa.DictionaryArray.from_arrays(pa.nulls(0, pa.int32()), self.names)
+        joined = pa.chunked_array([known, *self._blocks], _ID).unify_dictionaries(pa.system_memory_pool())
+        self._blocks.clear()
+        self._waiting = 0
+        for chunk in joined.chunks:
+            self.codes[self.rows : self.rows + len(chunk)] = chunk.indices.to_numpy()
+            self.rows += len(chunk)
+        self.names = joined.chunk(0).dictionary
+        del joined
+        return_freed_memory()
 
 
 def _finite(texts: pa.Array) -> pa.Array:

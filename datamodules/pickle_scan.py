@@ -6,6 +6,7 @@ which an object is kept, and the hash of a tuple that holds another twice, 40 le
 
 import io
 import pickletools
+from typing import Any
 
 _FORBIDDEN = {
     **dict.fromkeys(("EXT1", "EXT2", "EXT4"), "an object of the extension registry"),
@@ -36,6 +37,7 @@ def find_forbidden(raw: bytes) -> str | None:
     marks: list[int] = []
     kept: dict[int, int] = {}
     limit = _TIMES_FILE * len(raw)
+    argument: Any
     for opcode, argument, position in pickletools.genops(io.BytesIO(raw)):
         assert position is not None
         name = opcode.name

@@ -6,6 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+_ROWS = 1 << 18
+"""The rows that are looked up at once: NumPy copies all row numbers to 8 bytes each before it begins."""
+
 
 @dataclass
 class Table:
@@ -57,7 +60,7 @@ def sort_pairs(table: Table, num_items: int) -> None:
     keys += table.items
     table.users = table.items = np.empty(0, dtype=np.int32)  # the keys hold both; this is where memory peaks
     order = _stable_order(keys)
-    keys = keys[order]
+    keys = _gather(keys, order)
     again = keys[1:] == keys[:-1]  # the pair of the row before
     if again.any():
         if table.times is not None:
@@ -66,8 +69,8 @@ def sort_pairs(table: Table, num_items: int) -> None:
             order[rows] = order[rows[np.lexsort((*by, keys[rows]))]]
         last = np.append(~again, True)
         keys, order = keys[last], order[last]
-    table.grades = None if table.grades is None else table.grades[order]
-    table.times = None if table.times is None else table.times[order]
+    table.grades = None if table.grades is None else _gather(table.grades, order)
+    table.times = None if table.times is None else _gather(table.times, order)
     del order
     table.users = (keys // num_items).astype(np.int32)
     keys %= num_items
@@ -126,8 +129,8 @@ def split(table: Table, ratios: tuple[float, float, float], seed: int) -> np.nda
     order = np.arange(len(table), dtype=np.int32 if len(table) < 2**31 else np.int64)
     np.random.default_rng([seed, 0x5117]).shuffle(order)
     if table.times is not None:
-        order = order[_stable_order(table.times[order])]
-    order = order[_stable_order(table.users[order])]
+        order = _gather(order, _stable_order(_gather(table.times, order)))
+    order = _gather(order, _stable_order(_gather(table.users, order)))
     # Like the table itself, the new order is sorted by user.
     counts = np.stack([train, valid, test], axis=1).ravel()
     parts = np.empty(len(table), dtype=np.int8)
@@ -136,15 +139,23 @@ def split(table: Table, ratios: tuple[float, float, float], seed: int) -> np.nda
 
 
 def replace(codes: np.ndarray, new: np.ndarray) -> None:
-    """Set each code c to ``new[c]``, in place, in blocks: as an index, NumPy copies every code to 8 bytes.
+    """Set each code c to ``new[c]``, in place.
 
     Args:
         codes: The codes, int32 [n].
         new: The new code of each old one, int32.
     """
-    for start in range(0, len(codes), 1 << 20):
-        block = codes[start : start + (1 << 20)]
+    for start in range(0, len(codes), _ROWS):
+        block = codes[start : start + _ROWS]
         block[:] = new[block]
+
+
+def _gather(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return ``values[rows]``."""
+    found = np.empty(len(rows), dtype=values.dtype)
+    for start in range(0, len(rows), _ROWS):
+        found[start : start + _ROWS] = values[rows[start : start + _ROWS]]
+    return found
 
 
 def renumber(codes: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -209,8 +209,9 @@ TOO_MUCH = {
 def test_a_small_pickle_takes_no_memory_and_no_time(file: Path, name: str) -> None:
     write(file, TOO_MUCH[name])
     started = time.monotonic()
-    with pytest.raises(ValueError, match=rf"^{file} .*\. Download it again"):
+    with pytest.raises(ValueError, match=rf"^{file} .*\. Download it again") as error:
         within_100_mb(lambda: load_pickle(file))
+    assert "MemoryError" not in str(error.value)  # the limit is not what stopped it
     assert time.monotonic() - started < 5
 
 
