@@ -209,7 +209,7 @@ class EndpointClient:
             return replace(reply, fault=secrets.quote(reply.fault))
         if answer.status == 0:
             return EndpointReply(cause="connection", fault=secrets.quote(answer.body))
-        body = secrets.mask(answer.body)
+        body = secrets.mask_beginning(answer.body)
         message = answer.location or message_of(body) or "no message"
         cause = cause_of(answer.status, words_of(body), answer.retry_after)
         return EndpointReply(cause=cause, fault=f"status {answer.status}: {secrets.quote(message)}")

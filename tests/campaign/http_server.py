@@ -67,6 +67,41 @@ class Server:
         self._listener.close()
 
 
+def reset(after: bytes) -> Response:
+    def send(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(after)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        connection.close()
+
+    return send
+
+
+def hang(after: bytes) -> Response:
+    def send(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(after)
+        over.wait(10)
+
+    return send
+
+
+def drip(after: bytes, what: bytes, every: float = 0.05) -> Response:
+    def send(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(after)
+        while not over.wait(every):
+            connection.sendall(what)
+
+    return send
+
+
+def pour(after: bytes, what: bytes, most: int) -> Response:
+    def send(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(after)
+        for _ in range(most // len(what)):
+            connection.sendall(what)
+
+    return send
+
+
 @contextlib.contextmanager
 def serving(answer: Callable[[int, dict[str, Any]], Response]) -> Iterator[Server]:
     """Run a server for the length of a block."""
