@@ -145,7 +145,8 @@ class EndpointClient:
 
         Raises:
             ImportError: If openai is not installed.
-            ConnectionError: If no request got any answer, or none of eight in a row.
+            ConnectionError: If no request got any answer, or none of eight in a row. That takes as long as one request
+                with its tries, or as eight in turn if ``concurrency`` is 1.
             RuntimeError: If no further question can succeed: the server refuses the key, knows no such model or
                 address, is elsewhere, wants to be paid, or has failed to answer eight prompts in a row; or if none of
                 the first eight or more answers of this form is useful.

@@ -203,7 +203,7 @@ def test_silence_is_explained_by_its_cause(tmp_path: Path, fault: str, cause: st
     class Down(FakeScorer):
         def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
             if self.asked:
-                self.fault = fault
+                self.fault = fault or self.fault
                 return torch.full((len(pairs),), NAN)
             self.fault = "over by now"
             scores = super().score(preferences, pairs)

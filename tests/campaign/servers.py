@@ -122,7 +122,7 @@ def bodies() -> list[Case]:
         check = ends(
             always(each),
             RuntimeError,
-            "longer than 10,000,000 bytes",
+            "longer than 4,000,000 bytes",
             result=nothing,
             within=20,
             concurrency=1,
