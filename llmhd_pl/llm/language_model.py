@@ -259,11 +259,9 @@ class LanguageModelScorer(Scorer):
         self, template: str, prompts: Sequence[str], valid: Callable[[str], bool], max_new_tokens: int
     ) -> dict[str, str]:
         """Return the valid answers by prompt, from the cache or the model. Invalid ones are counted but not kept."""
-        prompts = list(dict.fromkeys(prompts))
-        found = self._known(template, prompts)
-        missing = sorted(
-            (prompt for prompt in prompts if self._answers.is_to_be_asked(prompt, found)), key=len, reverse=True
-        )
+        found = self._known(template, prompts := list(dict.fromkeys(prompts)))
+        missing = [prompt for prompt in prompts if self._answers.is_to_be_asked(prompt, found)]
+        missing.sort(key=len, reverse=True)
 
         def completions(chunk: Sequence[str]) -> Iterator[Reply]:
             for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
