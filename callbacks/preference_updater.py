@@ -23,8 +23,8 @@ class PreferenceUpdater(EpochEndCallback):
 
     Every epoch the observed items whose prediction varies least are flagged as false positives, and the sampled items
     whose prediction varies most as false negatives, each time the fraction that is the drop rate. The scorer is told
-    once about an item that has been flagged in ``confidence_epochs`` epochs, or again if it gave no answer and the item is
-    flagged again.
+    once about an item that has been flagged in ``confidence_epochs`` epochs; without an answer, again when the item
+    is flagged next.
 
     Args:
         confidence_epochs: The number of epochs after which a flagged item is confident; eps_gamma in the paper.

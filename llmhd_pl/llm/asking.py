@@ -1,6 +1,6 @@
 """PaidAnswers: asks a model only what no cache knows and the budget allows, and keeps every valid answer at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from llmhd_pl.llm.accounting import Budget, Usage
@@ -77,13 +77,14 @@ class PaidAnswers:
             self._usage.add(template, cache_hits=len(found))
         return found
 
-    def is_refused(self, prompt: str) -> bool:
-        """Return whether the model has given an invalid answer to a prompt.
+    def is_to_be_asked(self, prompt: str, found: Mapping[str, str]) -> bool:
+        """Return whether a prompt has no answer, and the model has not given an invalid one either.
 
         Args:
             prompt: The rendered prompt.
+            found: What ``known`` returned.
         """
-        return _key(prompt) in self._refused
+        return prompt not in found and _key(prompt) not in self._refused
 
     def ask(
         self,

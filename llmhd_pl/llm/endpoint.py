@@ -20,26 +20,32 @@ class EndpointScorer(LanguageModelScorer):
     without probabilities is read as ``<s>N</s>``. A warning announces that, ``read_from_text`` counts it, and the
     cache marks it, so that a run which finds such an answer in the cache announces and counts it too.
 
-    Failed connections, timeouts, and the statuses 408, 409, 429 and 5xx are retried, with exponential backoff or as the
-    server's ``Retry-After`` says (up to two minutes). What still fails then, every other 4xx, and every answer that is
-    not the protocol's JSON is an unanswered prompt that cost no tokens. A warning announces the first one of each kind.
+    What may pass is tried again: lost connections, timeouts, and the statuses 408, 409, 425, 429 and 5xx, with
+    exponential backoff or as the server's ``Retry-After`` says (up to two minutes). What still fails then, every other
+    4xx, and every answer that is not the protocol's JSON is an unanswered prompt that cost no tokens and is asked again
+    when it is needed next. A warning announces the first one of each kind, and ``fault`` is the last one. An answer of
+    the model's that is not of the form that was asked for is paid for, and not asked for again by this process.
 
-    Models that refuse ``max_tokens`` or a temperature of 0, as OpenAI's newer ones do, are asked with
-    ``max_completion_tokens`` and at their own temperature. A warning announces the latter, because answers then vary.
+    Options of a request that a server refuses are left out, whatever the words of its refusal: fewer candidates per
+    token or none, ``max_completion_tokens`` for ``max_tokens``, the model's own temperature for 0. A warning announces
+    the latter, because answers then vary. A finished thought before an answer, such as an empty ``<think></think>``, is
+    skipped; a thought in its place is no answer.
 
-    Tokens are counted as the server's ``usage`` says. If it says nothing, and for checking the budget before a batch is
-    asked, four bytes count as a token, so one batch can overdraw the budget by as much as it was estimated too low.
+    Tokens are counted as the server's ``usage`` says. If it says nothing that can be right, and for checking the budget
+    before a batch is asked, four bytes count as a token, so one batch can overdraw the budget by as much as it was
+    estimated too low.
 
     The fingerprint contains the name of the model but not the server: a different model of the same name needs a
     different cache.
 
     Args:
         model: The name of the model on the server.
-        base_url: The address of the server, such as ``http://localhost:8000/v1``.
+        base_url: The address of the server, such as ``http://localhost:8000/v1``. Redirects are not followed.
         api_key: The key. None takes the environment variable OPENAI_API_KEY; if that is not set either, the server is
             assumed to need none. Prefer the variable: a key given here ends up in the saved configuration of the run.
         concurrency: The most requests in flight at once.
-        timeout: The seconds without a sign of life after which a request has failed.
+        timeout: The seconds without a sign of life after which a request has failed; twice as many are its limit in
+            all, however lively the server seems.
         retries: The number of further tries of a request that failed.
         prompts: See ``LanguageModelScorer`` for this argument and the following ones.
         scoring: "expected" or "generate".
@@ -53,9 +59,10 @@ class EndpointScorer(LanguageModelScorer):
     Raises:
         ValueError: If an argument makes no sense.
         ImportError: If openai is not installed. This and the following are raised when the server is first asked.
-        RuntimeError: If the server refuses the key (401, 403) or knows no such model or address (404), or if none of
-            the first eight or more prompts that are asked at once got an answer.
-        ConnectionError: If no request of the first batch got any answer.
+        RuntimeError: If the server refuses the key (401, 403), knows no such model or address (404), redirects, or
+            wants to be paid (402, or a 429 about a quota); if it failed for eight prompts in a row; or if none of the
+            first eight or more scores, or texts, that were asked for came in the right form.
+        ConnectionError: If no request of a batch, or of eight in a row, got any answer, at the start or later.
     """
 
     rated_tokens = WRITTEN_SCORE_TOKENS

@@ -145,7 +145,8 @@ class EndpointClient:
 
         Raises:
             ImportError: If openai is not installed.
-            ConnectionError: If no request got any answer, or none of eight in a row.
+            ConnectionError: If no request got any answer, or none of eight in a row. That takes as long as one request
+                with its tries, or as eight in turn if ``concurrency`` is 1.
             RuntimeError: If no further question can succeed: the server refuses the key, knows no such model or
                 address, is elsewhere, wants to be paid, or has failed to answer eight prompts in a row; or if none of
                 the first eight or more answers of this form is useful.
@@ -209,7 +210,7 @@ class EndpointClient:
             return replace(reply, fault=secrets.quote(reply.fault))
         if answer.status == 0:
             return EndpointReply(cause="connection", fault=secrets.quote(answer.body))
-        body = secrets.mask(answer.body)
+        body = secrets.mask_beginning(answer.body)
         message = answer.location or message_of(body) or "no message"
         cause = cause_of(answer.status, words_of(body), answer.retry_after)
         return EndpointReply(cause=cause, fault=f"status {answer.status}: {secrets.quote(message)}")

@@ -48,7 +48,7 @@ _MONEY = re.compile(
 _SURELY_MONEY = re.compile(r"insufficient[ _-]?(?:quota|balance|credit|fund)|billing_|credit balance", re.IGNORECASE)
 _SOON = re.compile(r"per[ _-]?(?:min|sec)|(?:retry|try again) (?:in|after) \d|\b[rt]pm\b|\bqps\b", re.IGNORECASE)
 _ABOUT_THE_PROMPT = re.compile(r"prompt|context|too (?:long|large)|length|messages?\b", re.IGNORECASE)
-_SHOWN = 20_000  # characters of an error's body that are searched for what it says to people
+_SHOWN, _SEARCHED = 20_000, 100_000  # characters of an error's body: of what it says to people, and of its words
 
 
 @dataclass(frozen=True)
@@ -176,13 +176,13 @@ def words_of(body: str) -> str:
     try:
         value = json.loads(body)
     except (ValueError, RecursionError):
-        return body
+        return body[:_SEARCHED]
     words: list[str] = []
     try:
         _collect(value, words)
     except RecursionError:
-        return body
-    return " ".join(words)
+        return body[:_SEARCHED]
+    return " ".join(words)[:_SEARCHED]
 
 
 def _collect(value: Any, words: list[str]) -> None:

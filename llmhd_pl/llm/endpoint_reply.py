@@ -10,8 +10,8 @@ from llmhd_pl.llm.endpoint_faults import Cause
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.token_probabilities import Position
 
-MOST_BYTES = 10_000_000
-"""The most of a body that is read. A chat completion of a few hundred tokens with 20 candidates each has a tenth."""
+MOST_BYTES = 4_000_000
+"""The most of a body that is read. A chat completion of 256 tokens with 20 candidates each has an eighth."""
 _MOST_TOKENS = 10**7  # no model reads or writes more at once: a count above is a fault of the server's
 _ROUNDING = 0.01  # by which a probability of a server that computes with few bits may exceed 1
 

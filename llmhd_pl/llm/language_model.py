@@ -219,7 +219,7 @@ class LanguageModelScorer(Scorer):
         found = self._known(T_SCORE, [beginning + ending for beginning, endings in groups for ending in endings])
         unknown = []
         for beginning, endings in groups:
-            missing = [ending for ending in endings if self._is_unknown(beginning + ending, found)]
+            missing = [ending for ending in endings if self._answers.is_to_be_asked(beginning + ending, found)]
             if missing:
                 unknown.append((beginning, missing))
         found |= self._answers.ask(
@@ -259,9 +259,9 @@ class LanguageModelScorer(Scorer):
         self, template: str, prompts: Sequence[str], valid: Callable[[str], bool], max_new_tokens: int
     ) -> dict[str, str]:
         """Return the valid answers by prompt, from the cache or the model. Invalid ones are counted but not kept."""
-        prompts = list(dict.fromkeys(prompts))
-        found = self._known(template, prompts)
-        missing = sorted((prompt for prompt in prompts if self._is_unknown(prompt, found)), key=len, reverse=True)
+        found = self._known(template, prompts := list(dict.fromkeys(prompts)))
+        missing = [prompt for prompt in prompts if self._answers.is_to_be_asked(prompt, found)]
+        missing.sort(key=len, reverse=True)
 
         def completions(chunk: Sequence[str]) -> Iterator[Reply]:
             for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
@@ -280,9 +280,6 @@ class LanguageModelScorer(Scorer):
         found = self._answers.known(template, prompts)
         self.on_cached_answers(template, found.values())
         return found
-
-    def _is_unknown(self, prompt: str, found: Mapping[str, str]) -> bool:
-        return prompt not in found and not self._answers.is_refused(prompt)
 
     def _all_profiles(self) -> list[str]:
         if self._profiles is None:

@@ -7,6 +7,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 _SHORT = 4  # of so few characters, a secret is looked for between other words only: "x" is in every message
 _SHOWN = 300  # characters of somebody else's text in a message
+_SEARCHED = 100_000  # characters of it that are looked at
 
 
 class Secrets:
@@ -28,13 +29,22 @@ class Secrets:
         """
         return text if self._pattern is None else self._pattern.sub("***", text)
 
+    def mask_beginning(self, text: str) -> str:
+        """Return the beginning of a text that may be very long, with stars in place of every secret.
+
+        Args:
+            text: Any text.
+        """
+        # No half of a secret stays at the end: it would be masked if it were whole, so it lies in what is cut off.
+        return self.mask(text[: 2 * _SEARCHED])[:_SEARCHED]
+
     def quote(self, text: str) -> str:
         """Return the beginning of somebody else's text without secrets on one line, as a message may show it.
 
         Args:
             text: Any text.
         """
-        shown = " ".join(self.mask(text).split())
+        shown = " ".join(self.mask_beginning(text).split())
         shown = "".join(character if character.isprintable() else "?" for character in shown[: _SHOWN + 1])
         return shown if len(shown) <= _SHOWN else shown[: _SHOWN - 3] + "..."
 

@@ -1,12 +1,14 @@
 import json
+import math
 import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from small_fits import Keep, Method, Playback, catalog, playback, quiet
+from small_fits import Keep, Method, Playback, catalog, hashed, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorder, VariancePruning
@@ -147,9 +149,33 @@ def test_a_scorer_that_revises_nothing_changes_nothing(tmp_path: Path) -> None:
     method.scorer.revise = lambda preferences, disliked, liked: {}  # type: ignore[method-assign]
     trainer = quiet(tmp_path, *method.callbacks, max_epochs=EPOCHS)
     trainer.fit(playback(data, EPOCHS), data)
-    assert len(method.scorer.pairs) == len(data.train_users)
+    everything = set(zip(data.train_users.tolist(), data.train_items.tolist(), strict=True))
+    answered = [pair for pair in method.scorer.pairs if not math.isnan(hashed(*pair, f"reader {pair[0]}, version 0"))]
+    assert len(answered) == len(set(answered)) and set(method.scorer.pairs) == everything
     assert float(trainer.callback_metrics["preferences/revised"]) == 0
     assert all(change["cause"] == "summary" for change in method.llm.judgements.preferences.changes)
+
+
+def test_a_revision_without_an_answer_is_asked_for_again(tmp_path: Path) -> None:
+    """When the item is flagged next: nothing else may take the item of a judge that was out of reach for granted."""
+    data = catalog(negative_lifetime=7)
+    module, method = playback(data, EPOCHS), Method()
+    module.positive = torch.linspace(0, 1, len(data.train_users)) * torch.arange(EPOCHS)[:, None]  # the same vary least
+    told: list[tuple[dict[int, list[int]], bool]] = []
+    answer = method.scorer.revise
+
+    def revise(preferences: Any, disliked: dict[int, list[int]], liked: dict[int, list[int]]) -> Any:
+        told.append((disliked, down := len(told) < 2))
+        return {} if down else answer(preferences, disliked, liked)
+
+    method.scorer.revise = revise  # type: ignore[method-assign]
+    quiet(tmp_path, *method.callbacks, max_epochs=EPOCHS).fit(module, data)
+    first, second, third, *later = (disliked for disliked, _ in told)
+    for user, items in first.items():
+        assert set(items) <= set(second[user]) <= set(third[user])  # told again while there was no answer
+        for disliked in later:
+            assert not set(items) & set(disliked.get(user, []))  # and once it was answered no more
+    assert first and later
 
 
 class Falling(Playback):

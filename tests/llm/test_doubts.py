@@ -28,3 +28,10 @@ def test_silence() -> None:
     assert message is not None and message.startswith("11 of 20 pairs got no score") and message.endswith("asks for.")
     assert "one that is not: 'No.'." in str(silence(20, 20, "No."))
     assert len(str(silence(20, 20, "word " * 1000))) < 700
+
+
+def test_silence_names_its_true_cause() -> None:
+    message = str(silence(20, 20, "", "http://judge/v1: status 503: busy"))
+    assert "could not be asked (http://judge/v1: status 503: busy)" in message and "asked again" in message
+    assert "prompt" not in message and "no text" not in message
+    assert "one that is not: 'No.'." in str(silence(20, 20, "No.", "busy"))

@@ -448,14 +448,20 @@ def test_a_server_that_never_answers_ends_the_run(server: Server) -> None:
     assert time.monotonic() - start < 5
 
 
-def test_a_server_that_goes_away_later_leaves_unanswered_prompts(server: Server) -> None:
-    made = scorer(server.url)
+def test_a_server_that_goes_away_later_ends_the_run_as_at_its_start(server: Server, tmp_path: Path) -> None:
+    cache = str(tmp_path / "answers.db")
+    made = scorer(server.url, cache=cache)
     made.summarize({0: [0]})
     server.answer = lambda number, asked: half(b"")
-    with pytest.warns(UserWarning, match="unanswered") as caught:
-        assert made.summarize({0: [1], 1: [2]}) == {}
-        assert made.summarize({0: [3]}) == {}
-    assert len(caught) == 1 and made.usage.templates["T_sum"].unanswered == 3
+    with (
+        pytest.warns(UserWarning, match="unanswered"),
+        pytest.raises(ConnectionError, match=r"None of 2 requests.*closed.*resume from the last checkpoint"),
+    ):
+        made.summarize({0: [1], 1: [2]})
+    server.answer = lambda number, asked: Reply(chat(well(asked)))
+    again = scorer(server.url, cache=cache)
+    assert again.summarize({0: [0]}) == {0: "Likes otters."} and again.usage.tokens == 0  # what was paid for is kept
+    assert made.summarize({0: [1], 1: [2]}) == dict.fromkeys((0, 1), "Likes otters.")
 
 
 # ---- concurrency, cache, budget

@@ -142,7 +142,9 @@ def test_nothing_is_asked_twice_also_by_the_next_process(tmp_path: Path, scoring
 
 
 @pytest.mark.parametrize("scoring", ["expected", "generate"])
-def test_no_answer_is_nan_counted_not_kept_and_asked_again(tmp_path: Path, scoring: Any) -> None:
+def test_an_invalid_answer_is_nan_counted_not_kept_and_asked_again_by_the_next_process_only(
+    tmp_path: Path, scoring: Any
+) -> None:
     scorer = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring)
     scorer.broken = {"Heron"}
     scores = scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]]))
@@ -150,9 +152,37 @@ def test_no_answer_is_nan_counted_not_kept_and_asked_again(tmp_path: Path, scori
     assert scorer.usage.templates["T_score"].unanswered == 1
     assert scorer.summarize({0: [1]}) == {} and scorer.refused
     assert scorer.revise({0: "Otter"}, {0: [1]}, {}) == {}
-    scorer.broken = set()
-    assert not scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().any()
-    assert scorer.summarize({0: [1]}) == {0: "Heron"}
+    scorer.broken, asked = set(), len(scorer.asked)
+    assert scorer.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().tolist() == [True, False]
+    assert scorer.summarize({0: [1]}) == {} and len(scorer.asked) == asked  # at temperature 0 it would say the same
+    again = parrot(cache=str(tmp_path / "answers.db"), scoring=scoring)
+    assert not again.score({0: "Otter"}, torch.tensor([[0, 1], [0, 2]])).isnan().any()
+    assert again.summarize({0: [1]}) == {0: "Heron"}
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_what_cost_nothing_was_not_asked(scoring: Any) -> None:
+    """A server that is out of reach gives no answer and counts no token."""
+
+    class Away(Parrot):
+        away = True
+
+        def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
+            for number, text, read, written in super().complete(prompts, max_new_tokens):
+                yield (number, None, 0, 0) if self.away else (number, text, read, written)
+
+        def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
+            for rating in super().rate(groups):
+                yield Rating(*rating[:2], None, 0, 0) if self.away else rating
+
+    scorer = Away(scoring=scoring)
+    scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
+    pairs = torch.tensor([[0, 1], [0, 2]])
+    assert scorer.score({0: "Otter"}, pairs).isnan().all()
+    assert scorer.summarize({0: [1]}) == {} == scorer.revise({0: "Otter"}, {0: [1]}, {})
+    scorer.away = False
+    assert not scorer.score({0: "Otter"}, pairs).isnan().any()
+    assert scorer.summarize({0: [1]}) and scorer.revise({0: "Otter"}, {0: [1]}, {})
 
 
 def test_the_budget_ends_the_asking_and_what_is_cached_still_counts(tmp_path: Path) -> None:

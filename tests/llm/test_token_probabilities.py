@@ -59,3 +59,17 @@ def test_the_place_of_the_number_is_found_within_tokens() -> None:
     assert expected_of_candidates([("7", [("7", 1.0)])], 7) is None  # one candidate is no distribution
     assert expected_of_candidates([("7", [("7", math.nan), ("8", 0.1)])], 7) is None
     assert expected_of_candidates([], 7) is None
+
+
+@pytest.mark.parametrize(
+    "candidates",
+    [
+        [("7", 1.0), ("5", 1.0)],  # every candidate is certain
+        [("7", 0.9), ("5", -0.1)],
+        [("7", 0.5), ("x", math.nan)],
+        [("7", 7.0), ("5", 1.0)],
+    ],
+)
+def test_numbers_that_are_no_probabilities_are_no_mean(candidates: list[tuple[str, float]]) -> None:
+    assert expected_of_candidates([("7", candidates)], 7) is None
+    assert expected_of_candidates([("1", [("1", 0.5), ("2", 0.5)]), ("0", candidates)], 10) is None
