@@ -7,7 +7,9 @@ The exit status is 1 if anything went wrong. Each case that did is printed with 
 """
 
 import argparse
+import contextlib
 import importlib
+import io
 import sys
 import tempfile
 import time
@@ -33,7 +35,8 @@ def try_case(case: Case) -> tuple[str, str]:
     Returns:
         What happened, and the error if that is not what should have happened.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+    quiet = contextlib.redirect_stdout(io.StringIO())  # progress bars
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), quiet:
         warnings.simplefilter("ignore")
         try:
             return case.check(Path(folder)), ""

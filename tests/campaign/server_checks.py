@@ -23,7 +23,7 @@ Answer = Callable[[int, dict[str, Any]], Response]
 
 
 def judge(address: str, **arguments: Any) -> EndpointScorer:
-    given = {"api_key": KEY, "retries": 0, "timeout": 0.4, "scoring": "generate"} | arguments
+    given = {"api_key": KEY, "retries": 0, "timeout": 1.0, "scoring": "generate"} | arguments
     scorer = EndpointScorer("otter", f"http://{address}/v1", **given)
     scorer.prepare([{"title": f"Otter {item}"} for item in range(8)], torch.empty(0, 2, dtype=torch.int64))
     return scorer
@@ -55,7 +55,7 @@ def ends(
     *words: str,
     result: str,
     requests: int = 8,
-    within: float = 4,
+    within: float = 30,
     **arguments: Any,
 ) -> Callable[..., str]:
     """The run ends with an error that names the cause, soon, and without the key."""
