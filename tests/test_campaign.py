@@ -1,6 +1,9 @@
+from collections import Counter
+from pathlib import Path
+
 import pytest
 
-from tests.campaign.__main__ import cases_of, try_case
+from tests.campaign.__main__ import GROUPS, cases_of, try_case
 
 
 @pytest.mark.parametrize("group", ["files", "caches", "servers"])
@@ -13,3 +16,10 @@ def test_every_fault_of_the_campaign_ends_as_documented(group: str) -> None:
 def test_the_campaign_is_as_large_as_documented(group: str, at_least: int) -> None:
     names = [(case.kind, case.name) for case in cases_of(group)]
     assert len(set(names)) == len(names) >= at_least
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_table_in_the_docs_is_that_of_the_campaign(group: str) -> None:
+    text = (Path(__file__).parent.parent / "docs" / "reliability.md").read_text()
+    rows = [line.split(" | ")[1:3] for line in text.splitlines() if line.startswith(f"| {group} |")]
+    assert dict(rows) == {kind: str(n) for kind, n in Counter(case.kind for case in cases_of(group)).items()}
