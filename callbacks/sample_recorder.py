@@ -115,6 +115,7 @@ class SampleRecorder(Callback):
             return
         remedy = "Use a data module of llmhd_pl, or SampleRecorder(users=..., items=...), one entry per sample."
         self.users, self.items = self._given or training_interactions(trainer, self, remedy)
+        self._data = digest_of(self.users, self.items)
         self._trainer, self._registered = trainer, []
         pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
         self._new_store(pointwise, trainer.strategy.root_device)
@@ -235,7 +236,7 @@ class SampleRecorder(Callback):
         """Return the state of all samples, of whichever process. Lightning calls it on every process at once."""
         if self._trainer is None:
             return {}  # nothing was trained
-        state = self.store.state_dict() | {"decided": self._decided, "data": digest_of(self.users, self.items)}
+        state = self.store.state_dict() | {"decided": self._decided, "data": self._data}
         if self._trainer.world_size == 1:
             return {name: value.clone() if isinstance(value, Tensor) else value for name, value in state.items()}
         # A sample that nobody has seen since a resume is the same everywhere: the first process speaks for it.
@@ -252,7 +253,7 @@ class SampleRecorder(Callback):
         """Take over the samples of a checkpoint, whatever the number of processes that wrote it."""
         if self._trainer is None:
             return  # evaluation needs none of it
-        if state_dict.get("data") != digest_of(self.users, self.items):
+        if state_dict.get("data") != self._data:
             raise ValueError(
                 "What the checkpoint knows about training samples belongs to other interactions: sample numbers would "
                 "be taken for those of others. Resume with the data, split, noise and seed that it was trained with."

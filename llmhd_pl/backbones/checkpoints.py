@@ -95,8 +95,7 @@ class CheckedCheckpoints(LightningModule):
         self._check_loaded("predict")
 
     def _check_loaded(self, purpose: Purpose) -> None:
-        data = self._data()
-        if self._trained_on is not None and data is not None:
+        if self._trained_on is not None and (data := self._data()) is not None:
             check_data(self._trained_on, data, purpose)
 
     def _data(self) -> dict[str, list[Any]] | None:

@@ -24,9 +24,9 @@ from llmhd_pl.llm.endpoint_faults import (
 from llmhd_pl.llm.endpoint_http import Answer, open_connection, send
 from llmhd_pl.llm.endpoint_reply import EndpointReply, read
 from llmhd_pl.llm.endpoint_wording import Wording
+from llmhd_pl.llm.first_answers import ENOUGH
 from llmhd_pl.llm.secret import Secrets, without_password
 
-_ENOUGH = 8  # if not one of so many prompts is answered, the fault is not theirs
 _ADVICE = {
     "thought": THINKING,
     "empty": f"Try one by hand. {THINKING.replace('The model thinks', 'Perhaps the model thinks')}",
@@ -55,7 +55,7 @@ class _Form:
     def check(self, what: str, secrets: Secrets) -> None:
         """End the run if enough was asked and nothing was useful."""
         count = self._useless.total()
-        if self.useful or count < _ENOUGH:
+        if self.useful or count < ENOUGH:
             return
         ((why, _),) = self._useless.most_common(1)
         last = secrets.quote(self._last[why])
@@ -191,7 +191,7 @@ class EndpointClient:
                 self._failed_in_a_row = self._failed_in_a_row + 1 if reply.cause in OUTAGES else 0
                 self._forms[form].add(reply, is_useful)
                 yield futures[future], reply
-                if fatal is None and self._failed_in_a_row >= _ENOUGH:
+                if fatal is None and self._failed_in_a_row >= ENOUGH:
                     fatal = reply
                     portal.call(stop.set)
                 elif fatal is None and unreached == len(prompts):

@@ -18,15 +18,6 @@ NUM_ITEMS = 30
 NOBODY = torch.empty(0, 2, dtype=torch.int64)
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer(one_token_ten=True, chat=True)
-    tokenizer.save_pretrained(folder)
-    make_model(tokenizer).save_pretrained(folder)
-    return folder
-
-
 class Writing(QuantizedLLM):
     """A model that writes what it is told to, one answer after another, the last one for ever."""
 

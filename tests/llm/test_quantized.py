@@ -14,16 +14,6 @@ PAIRS = torch.tensor([[0, 0], [0, 1], [1, 2], [0, 2]])
 PREFERENCES = {0: "rivers and what lives in them", 1: "wolves"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random model of the smallest shape that 4 bit allows, saved as the hub would have it."""
-    folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer(one_token_ten=True, chat=True)
-    tokenizer.save_pretrained(folder)
-    make_model(tokenizer).save_pretrained(folder)
-    return folder
-
-
 def scorer(folder: Path, **arguments: Any) -> QuantizedLLM:
     made = QuantizedLLM(str(folder), device="cpu", prompts="books", **arguments)
     made.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
