@@ -17,7 +17,8 @@ class WandbLogger(LightningWandbLogger):
     def __init__(self, project: str = "llmhd-pl", offline: bool = False, **arguments: Any) -> None:
         import wandb
 
-        if not offline and not wandb.login(prompt=False, verify=False):
+        # A run that is in progress stays as it is: Lightning logs to it, and tearing it down would break it.
+        if not offline and wandb.run is None and not wandb.login(prompt=False, verify=False):
             wandb.teardown()  # it remembers that it was asked to be online
             offline = True
         super().__init__(project=project, offline=offline, **arguments)

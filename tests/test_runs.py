@@ -1,5 +1,7 @@
 """The folder of a run, what is written into it, and what decides which epoch is best."""
 
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +24,12 @@ SMALL = [
 
 
 @pytest.fixture(autouse=True)
-def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["train.py"])
+    yield
+    if "wandb" in sys.modules:
+        sys.modules["wandb"].finish()  # or the next test would log to this one's run
 
 
 def fit(*more: str) -> Any:
@@ -99,6 +104,15 @@ def test_every_run_has_a_folder_of_its_own_whatever_the_logger(logger: list[str]
     assert all(path.read_bytes() == before for path, before in first.items())
     assert all((folder / "config.yaml").is_file() and (folder / "metrics.csv").is_file() for folder in folders)
     assert not list(tmp_path.glob("*.ckpt")) and not (tmp_path / "config.yaml").exists()
+
+
+def test_a_run_of_wandb_that_is_in_progress_is_not_torn_down(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    monkeypatch.setenv("NETRC", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    fit(*WANDB)
+    fit("--trainer.logger", "llmhd_pl.callbacks.WandbLogger")  # in the same process, as in a notebook
+    assert len(list(Path("runs").glob("version_*"))) == 2
 
 
 def test_without_a_cutoff_of_ten_another_one_is_watched() -> None:

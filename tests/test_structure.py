@@ -104,3 +104,9 @@ def test_folders_at_the_top_are_linked_into_the_package() -> None:
     assert [line.split()[0] for line in listed] == ["120000"] * 3
     for link in links:
         assert (REPOSITORY / link).resolve() == REPOSITORY / Path(link).name
+
+
+def test_no_test_imports_from_a_conftest() -> None:
+    """There are several of them, and whichever was loaded first would be found."""
+    tests = sorted((REPOSITORY / "tests").rglob("*.py"))
+    assert [path for path in tests if "conftest" in {name.split(".")[0] for name in imports(path)}] == []

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import REPOSITORY
+from source_tree import REPOSITORY
 from test_causal_lm import CHATML, by_hand, make_model, make_tokenizer
 from transformers import PreTrainedTokenizerFast
 
