@@ -1,6 +1,7 @@
 """A server on this machine that sends what a case wants, byte for byte."""
 
 import contextlib
+import itertools
 import json
 import socket
 import threading
@@ -44,11 +45,11 @@ class Server:
     def _serve(self, connection: socket.socket) -> None:
         with contextlib.suppress(OSError, ValueError), connection:
             file = connection.makefile("rb")
-            headers = b"".join(iter(file.readline, b"\r\n")).decode()
-            length = next(
-                int(line.split(":")[1]) for line in headers.splitlines() if line.lower().startswith("content-l")
-            )
-            asked = json.loads(file.read(length))
+            headers = b"".join(itertools.takewhile(lambda line: line != b"\r\n", file)).decode()
+            lengths = [line.split(":")[1] for line in headers.splitlines() if line.lower().startswith("content-l")]
+            if not lengths:
+                return  # the client has closed the connection without asking
+            asked = json.loads(file.read(int(lengths[0])))
             with self._lock:
                 number = len(self.asked)
                 self.asked.append(asked)
