@@ -55,6 +55,11 @@ class EpochEndCallback(Callback, ABC):
             self.recorder.register(self)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Act, unless the recorder lets it act after a number of steps."""
+        if self.recorder.decide_every is None:
+            self.act(trainer, pl_module)
+
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Act, and log the decision if nobody decides after this callback."""
         epoch = self.recorder.epoch
         self.at_epoch_end(trainer, pl_module, epoch)

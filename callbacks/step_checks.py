@@ -1,14 +1,19 @@
 """Checks of what a training step was given and what it returned; every error names the remedy."""
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
+from llmhd_pl.batches import Key, look_up, named
+
 OUTPUTS = ("losses", "positive_score", "negative_score")
-"""What ``training_step`` returns besides ``loss``, detached."""
+"""What ``training_step`` may return besides ``loss``, detached."""
+_MANY = 32  # samples that do not draw the same item by chance
+_USERS, _ITEMS, _LABELS = ("user", "users", "user_id"), ("positive", "item", "item_id"), ("label", "labels", "target")
 
 
 def whole_numbers(name: str, values: Any) -> Tensor:
@@ -32,68 +37,204 @@ def whole_numbers(name: str, values: Any) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
-class WatchedWeights(Tensor):
-    """Weights that note that something was computed with them, beyond a look at their shape."""
+def zeros_and_ones(name: str, values: Any) -> Tensor:
+    """Return the labels or the noise of the training samples as int64 [n].
 
-    used = False
-
-    @classmethod
-    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        WatchedWeights.used |= getattr(function, "__name__", "") not in ("__get__", "__len__", "size", "dim")
-        with torch._C.DisableTorchFunctionSubclass():
-            return function(*args, **(kwargs or {}))
-
-
-def check_batch(batch: Any) -> None:
-    """Check the batch of a training step.
+    Args:
+        name: "labels" or "noise"; the error names it.
+        values: 0 and 1, or False and True: a tensor, an array, a column of a data frame, or a list.
 
     Raises:
-        RuntimeError: If it is no dict with ``sample`` and ``negative``, or if these are not both [B].
+        TypeError: If there is anything else among them.
     """
-    missing = [key for key in ("sample", "negative") if not isinstance(batch, dict) or key not in batch]
-    if missing:
-        raise RuntimeError(
-            f"The training batch has no {' and no '.join(missing)}. SampleRecorder needs a dict with the number of "
-            "each row's training interaction ('sample') and the sampled item ('negative'), int64 [B]."
+    array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    wrong = ~np.isin(array, (0, 1))
+    if wrong.any():
+        row = int(wrong.argmax())
+        raise TypeError(
+            f"{name} must be 0 or 1, one for each training sample; {name}[{row}] is {array[row]!r}. Ratings become "
+            f"labels by a threshold: {name}=ratings >= 4."
         )
-    sample, negative = batch["sample"], batch["negative"]
-    if sample.dim() != 1 or negative.shape != sample.shape:
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def given_samples(users: Any, items: Any, labels: Any, noise: Any) -> dict[str, Tensor]:
+    """Return what a caller says about the training samples, as tensors by name.
+
+    Args:
+        users: The user of each sample, [n], or None.
+        items: The item of each sample, [n], or None.
+        labels: The label of each sample, [n], or None.
+        noise: Whether each sample is noise, [n], or None.
+
+    Raises:
+        ValueError: If users or items are given alone, or if they are not of one length.
+        TypeError: If they are not whole numbers, or labels or noise not 0 and 1.
+    """
+    if (users is None) != (items is None) or (users is not None and len(users) != len(items)):
+        raise ValueError("users and items belong together: give both, of the same length, or neither.")
+    given = {} if users is None else {"users": whole_numbers("users", users), "items": whole_numbers("items", items)}
+    if labels is not None:
+        given["labels"] = zeros_and_ones("labels", labels)
+    if noise is not None:
+        given["noise"] = zeros_and_ones("noise", noise).bool()
+    return given
+
+
+def check_ends(trainer: Trainer) -> None:
+    """Check that an epoch ends before the run does, where decisions are made at an epoch's end.
+
+    Raises:
+        RuntimeError: If it does not.
+    """
+    if math.isinf(trainer.num_training_batches) and trainer.max_steps != -1:
+        raise RuntimeError(
+            "The training data has no length and the run ends after max_steps, so a decision at the epoch's end "
+            "would come after the last step. Set SampleRecorder(decide_every=...), in optimiser steps."
+        )
+
+
+def check_batch(batch: Any, sample_key: Key) -> tuple[Tensor, Tensor | None]:
+    """Return the samples of a batch and the sampled items, if it has any.
+
+    Args:
+        batch: The batch of a training step.
+        sample_key: Where the samples are.
+
+    Returns:
+        The samples, int64 of any shape, and the sampled items, int64 [B], or None.
+
+    Raises:
+        RuntimeError: If there are no samples, or if the sampled items are not of their shape.
+    """
+    sample, negative = look_up(batch, sample_key), look_up(batch, "negative")
+    if sample is None:
+        missing = sample_key if isinstance(sample_key, str) else named(sample_key)
+        raise RuntimeError(
+            f"The training batch has no {missing}{'' if negative is not None else ' and no negative'}. SampleRecorder "
+            "needs a dict with the number of each row's training interaction ('sample') and, where there is one, the "
+            "sampled item ('negative'), int64 [B]; for sequences 'sample' is [B, L]. Name it by "
+            "SampleRecorder(sample_key=...), or give it: sample_weights(batch, losses, sample=...)."
+        )
+    if not isinstance(sample, Tensor) or sample.dtype != torch.int64:
+        kind = getattr(sample, "dtype", type(sample).__name__)
+        raise RuntimeError(f"The samples, {named(sample_key)}, are {kind}; they must be a tensor of torch.int64.")
+    if negative is not None and (not isinstance(negative, Tensor) or negative.shape != sample.shape):
+        shape = list(negative.shape) if isinstance(negative, Tensor) else type(negative).__name__
         raise RuntimeError(
             f"The training batch has 'sample' of shape {list(sample.shape)} and 'negative' of shape "
-            f"{list(negative.shape)}; both must be [B]. With several sampled items per row, take the mean of their "
-            "losses, [B], and give the first of them as 'negative'."
+            f"{shape}; both must be [B]. With several sampled items per row, take the mean of their "
+            "losses, [B], and give the first of them as 'negative', or give none: it is not needed."
+        )
+    return sample, negative
+
+
+def check_numbers(sample: Tensor, size: int) -> None:
+    """Check the numbers of samples.
+
+    Args:
+        sample: The samples, int64 of any shape.
+        size: The number of training interactions.
+
+    Raises:
+        IndexError: If one of them is neither -1, which is padding, nor a row of the interactions.
+    """
+    if sample.numel() and (int(sample.max()) >= size or int(sample.min()) < -1):
+        wrong = sample[(sample >= size) | (sample < -1)]
+        raise IndexError(
+            f"The training batch names sample {int(wrong[0])}, but there are {size:,} training interactions, whose "
+            "numbers are the rows of users and items, from 0; -1 is padding. Count from 0, in the order of users and "
+            "items, and give all of them."
         )
 
 
-def check_losses(samples: Tensor, losses: Tensor) -> None:
-    """Check the losses that ``sample_weights`` was given.
+def check_order(batch: Any, sample: Tensor, users: Tensor, items: Tensor) -> None:
+    """Check that a batch and the training interactions name the same users and items, by whatever numbers.
+
+    Args:
+        batch: The batch of a training step.
+        sample: Its samples, int64; only [B] is checked.
+        users: The user of each training sample, int64 [n].
+        items: The item of each training sample, int64 [n].
 
     Raises:
-        RuntimeError: If they are neither [B] nor [B, 2].
+        RuntimeError: If the samples of one user, or of one item, belong to several.
     """
-    if losses.shape not in (samples.shape, (*samples.shape, 2)):
+    for what, names, owners in (("user", _USERS, users), ("item", _ITEMS, items)):
+        for name in names:
+            given = look_up(batch, name)
+            if not isinstance(given, Tensor) or given.shape != sample.shape or given.is_floating_point():
+                continue
+            rows = (sample >= 0).nonzero().flatten().cpu() if sample.dim() == 1 else torch.empty(0, dtype=torch.int64)
+            pairs = torch.stack([given.cpu()[rows], owners[sample.cpu()[rows]]], dim=1).unique(dim=0)
+            again = (pairs[1:, 0] == pairs[:-1, 0]).nonzero().flatten()
+            if len(again):
+                (one, first), (_, second) = pairs[again[0]].tolist(), pairs[again[0] + 1].tolist()
+                raise RuntimeError(
+                    f"The batch's samples of {what} {one} (batch[{name!r}]) belong to the {what}s {first} and {second} "
+                    f"of the training interactions: they are in another order. Row s of {what}s must be sample s."
+                )
+
+
+def check_labels(batch: Any, sample: Tensor) -> None:
+    """Check that a batch does not label samples of which all are taken for likes.
+
+    Args:
+        batch: The batch of a training step, when no labels are known.
+        sample: Its samples, int64 of any shape.
+
+    Raises:
+        RuntimeError: If it has labels of 0 and 1.
+    """
+    for name in _LABELS:
+        labels = look_up(batch, name)
+        if isinstance(labels, Tensor) and labels.shape == sample.shape:
+            known = labels[sample >= 0]
+            if ((known == 0) | (known == 1)).all() and (known == 0).any():
+                raise RuntimeError(
+                    f"batch[{name!r}] has labels of 0 and 1, but without labels every sample is judged as a like. Give "
+                    "them, one for each training sample: SampleRecorder(labels=...), or the method's labels=..."
+                )
+
+
+def check_recorded(module: LightningModule, recorded: Tensor, epoch: int) -> None:
+    """Check that an epoch has recorded something.
+
+    Args:
+        module: The module; the error names its class.
+        recorded: The number of samples that all processes have recorded, a scalar.
+        epoch: The epoch.
+
+    Raises:
+        RuntimeError: If it has not, because then there is nothing to decide by.
+    """
+    if recorded == 0:
         raise RuntimeError(
-            f"sample_weights was given losses of shape {list(losses.shape)} for a batch of {len(samples)}. It "
-            "needs them before they are reduced: [B], or [B, 2] for the observed and the sampled item."
+            f"Nothing was recorded in epoch {epoch}, so that nothing could be decided: {type(module).__name__}."
+            "training_step returned None in every step, or all samples were padding (-1), or it never came to the "
+            "losses. A step that optimises by itself must set self.automatic_optimization = False."
         )
 
 
-def check_weights_used(module: LightningModule, weight_key: str) -> None:
-    """Check that the first step computed something with the weights in its batch.
+def check_negatives(negatives: Tensor) -> None:
+    """Check that the sampled items of an epoch are no dummy.
+
+    Args:
+        negatives: The sampled items, int32 [n]; -1 where there is none.
 
     Raises:
-        RuntimeError: If it did not.
+        RuntimeError: If many samples have all the same one.
     """
-    if not WatchedWeights.used:
+    there = negatives[negatives >= 0]
+    if len(there) >= _MANY and bool(there.min() == there.max()):
         raise RuntimeError(
-            f"{type(module).__name__}.training_step did not use batch[{weight_key!r}], so that nothing "
-            "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of "
-            "the weight that it multiplies by: SampleRecorder(weight_key=...)."
+            f"The sampled item of all {len(there):,} samples, batch['negative'], is item {int(there[0])}. A dummy is "
+            "not needed: leave 'negative' out of the batch if the module samples no items."
         )
 
 
 def checked_outputs(
-    module: LightningModule, outputs: Any, samples: Tensor, weight_key: str | None, pointwise: bool
+    module: LightningModule, outputs: Any, samples: Tensor, weight_key: Key | None, pointwise: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the losses and the two predictions of a step, detached.
 
@@ -101,18 +242,18 @@ def checked_outputs(
         module: The module; errors name its class.
         outputs: What ``training_step`` returned.
         samples: The samples of the batch, int64 [B].
-        weight_key: The name of the weights in the batch; None for a module with ``SampleWeights``.
+        weight_key: Where the weights are in the batch; None for a module with ``SampleWeights``.
         pointwise: Whether the weights in the batch are [B, 2].
 
     Raises:
         RuntimeError: If one of them is missing or has another shape than [B] (losses also [B, 2]).
     """
     name = type(module).__name__
-    missing = [key for key in OUTPUTS if not isinstance(outputs, dict) or key not in outputs]
+    missing = [key for key in OUTPUTS if key not in outputs]
     if missing:
         raise RuntimeError(
             f"{name}.training_step returned no {', '.join(missing)}. Let it return a dict with "
-            "'loss' and, detached, 'losses' [B] or [B, 2], 'positive_score' and 'negative_score' [B]."
+            "'loss' and, detached, 'losses' [B] or [B, 2], 'positive_score' and 'negative_score' [B], or none of them."
         )
     losses, positive, negative = (outputs[key].detach() for key in OUTPUTS)
     size = samples.shape
@@ -125,7 +266,7 @@ def checked_outputs(
     if weight_key is not None and losses.dim() == 2 and not pointwise:
         raise RuntimeError(
             f"{name}.training_step returned losses of shape [B, 2], but "
-            f"batch[{weight_key!r}] is one weight per row, [B]. Return their mean, losses.mean(dim=1), so "
+            f"{named(weight_key)} is one weight per row, [B]. Return their mean, losses.mean(dim=1), so "
             "that both columns are weighted alike; or inherit llmhd_pl.SampleWeights; or set "
             "hparams.objective = 'bce' and multiply by weights of shape [B, 2]."
         )

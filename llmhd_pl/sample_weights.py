@@ -1,23 +1,31 @@
 """SampleWeights: the one place where denoisers reach the loss; plain torch, no Lightning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from llmhd_pl.batches import Key, look_up, named
+
 Batch = dict[str, Tensor]
 """A training batch: tensors by name, such as ``sample``, ``user``, ``positive`` and ``negative``, each int64 [B]."""
 Denoiser = Callable[[Batch, Tensor], Tensor | tuple[Tensor, Tensor]]
+SCORE = "sample_weights.score"
+"""Where a denoiser finds the predictions that ``sample_weights`` was given, in the batch that it is called with."""
 
 
 class SampleWeights:
     """Mixin that lets the denoising callbacks weight the losses of a LightningModule.
 
     A module that inherits from it and multiplies its un-reduced losses by ``self.sample_weights(batch, losses)`` can be
-    denoised by every callback of this package. ``batch["sample"]`` must hold the number of the training sample of each
-    row.
+    denoised by every callback of this package. The numbers of the training samples, ``sample``, are int64 of the
+    losses' shape, whatever that is: [B], [B, L] for sequences, [B, L, P]. -1 is padding, or a sample that nothing shall
+    be decided about: its weight is 1. They are in the batch under ``sample_key``, or given to the call.
     """
 
+    sample_key: Key = "sample"
+    """Where the batch holds the samples: a name, or a path such as ("features", "sample")."""
     _denoisers: tuple[Denoiser, ...] = ()
     _asked = False  # whether a step has asked for weights since a denoiser was attached
 
@@ -25,12 +33,13 @@ class SampleWeights:
         """Attach a denoiser; no-op if it is already attached.
 
         Args:
-            denoiser: called with the batch and the detached losses. It returns weights of the shape of the losses, and
-                the weighted mean divides by their sum. A denoiser that rewrites losses returns a pair
-                ``(weights, counts)`` instead, and the loss is ``(weights * losses).sum() / counts.sum()``. R-CE takes a
-                plain mean, so its counts are one. DCF flips labels: a flipped loss counts one although its weight,
-                the ratio of the derivatives of the two losses, is negative. Gradients flow through the losses only,
-                never through the weights.
+            denoiser: called with the batch and the detached losses, [B] or [B, 2]; losses of any other shape arrive
+                flat, without padding, and so do ``batch["sample"]`` and ``batch["negative"]``. It returns weights of
+                the shape of the losses, and the weighted mean divides by their sum. A denoiser that rewrites losses
+                returns a pair ``(weights, counts)`` instead, and the loss is ``(weights * losses).sum() /
+                counts.sum()``. R-CE takes a plain mean, so its counts are one. DCF flips labels: a flipped loss counts
+                one although its weight, the ratio of the derivatives of the two losses, is negative. Gradients flow
+                through the losses only, never through the weights.
         """
         if denoiser not in self._denoisers:
             self._denoisers, self._asked = (*self._denoisers, denoiser), False
@@ -52,34 +61,97 @@ class SampleWeights:
                 "the un-reduced losses by it."
             )
 
-    def sample_weights(self, batch: Batch, losses: Tensor) -> Tensor:
+    def sample_weights(
+        self, batch: Any, losses: Tensor, sample: Tensor | None = None, score: Tensor | None = None
+    ) -> Tensor:
         """Return the product of the weights of all attached denoisers, or ones if there is none.
 
         Args:
-            batch: The training batch.
-            losses: The un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
+            batch: The training batch, of any type.
+            losses: The un-reduced losses, of the shape of the samples, S. With one sample per row, [B], they may also
+                be [B, 2], for the observed and the sampled item.
+            sample: The number of the training interaction of each loss, int64 of shape S; -1 is padding. None takes
+                them from the batch, by ``sample_key``.
+            score: The model's prediction for each sample, of shape S; higher means that the user likes the item more.
+                Its variance over the epochs tells hard samples from noise. None takes minus the loss.
 
         Returns:
             Weights of the shape of the losses, without gradient. Use ``weights_and_counts`` to compute a mean.
-        """
-        return self.weights_and_counts(batch, losses)[0]
 
-    def weights_and_counts(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+        Raises:
+            RuntimeError: If the shapes do not agree, or if a denoiser needs samples and there are none.
+        """
+        return self.weights_and_counts(batch, losses, sample, score)[0]
+
+    def weights_and_counts(
+        self, batch: Any, losses: Tensor, sample: Tensor | None = None, score: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the weights and what each loss counts in the mean. Call this or ``sample_weights`` once per step.
 
         Args:
-            batch: The training batch.
-            losses: The un-reduced losses, [B] (pairwise) or [B, 2] (pointwise).
+            batch: The training batch, of any type.
+            losses: The un-reduced losses; see ``sample_weights``.
+            sample: The samples; see ``sample_weights``.
+            score: The predictions; see ``sample_weights``.
 
         Returns:
             Weights and counts of the shape of the losses, without gradient. They are equal unless a denoiser returned
             a pair; see ``attach_denoiser``.
+
+        Raises:
+            RuntimeError: If the shapes do not agree, or if a denoiser needs samples and there are none.
         """
         self._asked = True
         losses = losses.detach()
         weights = counts = torch.ones_like(losses)
+        if not self._denoisers:
+            return weights, counts
+        if sample is None:
+            sample = look_up(batch, self.sample_key)
+        rows = dict(batch) if isinstance(batch, Mapping) else {}
+        if sample is None and (losses.dim() == 1 or losses.shape[1:] == (2,)):
+            return self._product(rows, losses)  # T-CE and R-CE need no samples
+        _check_shapes(sample, losses, score, self.sample_key)
+        rows["sample"] = sample
+        if score is not None:
+            rows[SCORE] = score.detach()
+        if sample.dim() == 1 and not (sample < 0).any():
+            return self._product(rows, losses)
+        known = sample >= 0
+        alike = {
+            name: value[known]
+            for name, value in rows.items()
+            if name in ("sample", "negative", SCORE) and value.shape == sample.shape
+        }
+        weights, counts = weights.clone(), counts.clone()
+        weights[known], counts[known] = self._product(alike, losses[known])
+        return weights, counts
+
+    def _product(self, rows: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+        weights = counts = torch.ones_like(losses)
         for denoiser in self._denoisers:
-            result = denoiser(batch, losses)
+            result = denoiser(rows, losses)
             weight, count = result if isinstance(result, tuple) else (result, result)
             weights, counts = weights * weight, counts * count
         return weights, counts
+
+
+def _check_shapes(sample: Any, losses: Tensor, score: Tensor | None, key: Key) -> None:
+    if not isinstance(sample, Tensor) or sample.dtype != torch.int64:
+        kind = "missing" if sample is None else getattr(sample, "dtype", type(sample).__name__)
+        raise RuntimeError(
+            f"The samples, {named(key)}, are {kind}; they must be a tensor of torch.int64 with the number of the "
+            "training interaction of each loss, in the batch or given: sample_weights(batch, losses, sample=...)."
+        )
+    if losses.shape != sample.shape and (sample.dim() != 1 or losses.shape != (*sample.shape, 2)):
+        shape = f"a batch of {len(sample)}" if sample.dim() == 1 else f"samples of shape {list(sample.shape)}"
+        pair = ", or [B, 2] for the observed and the sampled item" if sample.dim() == 1 else ""
+        raise RuntimeError(
+            f"sample_weights was given losses of shape {list(losses.shape)} for {shape}. It needs them before they "
+            f"are reduced: of the shape of the samples{' [B]' if pair else ''}{pair}."
+        )
+    if score is not None and score.shape != sample.shape:
+        raise RuntimeError(
+            f"sample_weights was given a score of shape {list(score.shape)} for samples of shape "
+            f"{list(sample.shape)}. It is one prediction for each sample."
+        )

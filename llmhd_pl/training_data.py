@@ -1,8 +1,13 @@
 """Find the training interactions in a trainer's data module: one protocol and one error."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from torch import Tensor
+
+Ids = Sequence[int] | np.ndarray | Tensor
+"""Numbers of users, items or labels, one for each training sample."""
 
 
 @runtime_checkable
@@ -39,6 +44,41 @@ def training_interactions(trainer: Any, owner: object, remedy: str) -> tuple[Ten
             f"and train_items. {remedy}"
         )
     return data.train_users, data.train_items
+
+
+def training_samples(
+    trainer: Any, owner: object, given: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+    """Return what is known about the training samples: what was given, and the rest from the trainer's data module.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+        owner: Who needs it; the error names its class.
+        given: ``users`` and ``items``, or neither, and ``labels`` and ``noise`` where they were given.
+
+    Returns:
+        Users and items, int64 [n]; labels, 0 or 1, int64 [n], or None; which are noise, bool [n], or None.
+
+    Raises:
+        RuntimeError: If users and items are not known.
+        ValueError: If there are more or fewer labels or noise than interactions.
+    """
+    data = getattr(trainer, "datamodule", None)
+    if "users" in given:
+        users, items = given["users"], given["items"]
+    else:
+        remedy = (
+            f"Use a data module of llmhd_pl, or {type(owner).__name__}(users=..., items=...), one entry per sample."
+        )
+        users, items = training_interactions(trainer, owner, remedy)
+    labels, noise = given.get("labels"), given.get("noise")
+    if "users" not in given:
+        labels = getattr(data, "train_labels", None) if labels is None else labels
+        noise = getattr(data, "noise_mask", None) if noise is None else noise
+    for name, values in (("labels", labels), ("noise", noise)):
+        if values is not None and len(values) != len(users):
+            raise ValueError(f"There are {len(values):,} {name} for {len(users):,} training interactions.")
+    return users, items, labels, noise
 
 
 def known_noise(trainer: Any, owner: object) -> Tensor:

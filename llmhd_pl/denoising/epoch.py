@@ -19,6 +19,7 @@ class Epoch:
         users: The user of each sample, int64 [n].
         items: The observed item of each sample, int64 [n].
         reduce: Sums a tensor over the processes.
+        labels: The label of each sample, 0 or 1, int64 [n]; None where every sample is an observed like.
 
     Attributes:
         drop_rate: The share of the samples that is suspicious in this epoch, eps_l(T); 0 until ``VariancePruning`` has
@@ -27,8 +28,16 @@ class Epoch:
         droppable_rate: The drop rate as a fraction of ``droppable``.
     """
 
-    def __init__(self, store: SampleStore, users: Tensor, items: Tensor, reduce: Reduce = alone) -> None:
+    def __init__(
+        self,
+        store: SampleStore,
+        users: Tensor,
+        items: Tensor,
+        reduce: Reduce = alone,
+        labels: Tensor | None = None,
+    ) -> None:
         self.users, self.items, self.reduce = users, items, reduce
+        self.labels = None if labels is None else labels.to(store.losses.device)
         self.number = store.epoch
         self.drop_rate = self.progress = self.droppable_rate = 0.0
         self._store = store
@@ -40,12 +49,12 @@ class Epoch:
 
     @property
     def losses(self) -> Tensor:
-        """The losses of this epoch, float32 [n] or [n, 2]; NaN for samples that were not seen."""
+        """The last losses, float32 [n] or [n, 2]; NaN for samples that were not seen in the last epochs."""
         return self._store.losses
 
     @property
     def negatives(self) -> Tensor:
-        """The sampled item of each sample, int64 [n] on the CPU."""
+        """The sampled item of each sample, int64 [n] on the CPU; -1 where there is none."""
         return self._store.negative_item.cpu().long()
 
     @property
@@ -72,9 +81,12 @@ class Epoch:
     def variances(self) -> tuple[Tensor, Tensor]:
         """The variance of the predictions over the last epochs, of the observed and of the sampled items.
 
-        Two tensors, float32 [n]; NaN where fewer than two epochs are known. They are computed once an epoch.
+        Two tensors, float32 [n]; NaN where fewer than two epochs are known, or where the loss is not. They are computed
+        once an epoch.
         """
-        return self._store.variances()
+        known = ~observed(self.losses).isnan()
+        positive, negative = self._store.variances()
+        return positive.where(known, torch.nan), negative.where(known, torch.nan)
 
     @cached_property
     def droppable(self) -> Tensor:

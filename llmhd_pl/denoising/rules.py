@@ -63,7 +63,14 @@ def consistent(positive: Tensor, negative: Tensor | None = None) -> Tensor:
     return hard if negative is None else torch.stack([hard, negative < FITTING], dim=1)
 
 
-def joint(losses: Tensor, agreement: Tensor, rate: float, weight: float = 1.0, reduce: Reduce = alone) -> Tensor:
+def joint(
+    losses: Tensor,
+    agreement: Tensor,
+    rate: float,
+    weight: float = 1.0,
+    reduce: Reduce = alone,
+    labels: Tensor | None = None,
+) -> Tensor:
     """Let loss and score decide together: drop the samples with the largest ``z(loss) - weight * z(agreement)``.
 
     z subtracts the mean and divides by the standard deviation. For a sample without a score, z(agreement) is 0, so that
@@ -72,14 +79,27 @@ def joint(losses: Tensor, agreement: Tensor, rate: float, weight: float = 1.0, r
     Args:
         losses: The losses, [n] or [n, 2]; NaN marks samples that are not considered.
         agreement: The agreement of the language model with the label, of the shape of the losses: s(u, i) for observed
-            items, -s(u, j) for sampled ones; NaN is no answer.
+            items, -s(u, j) for sampled ones and for items with label 0; NaN is no answer.
         rate: The fraction of the losses to drop.
         weight: The weight of the score against the loss.
         reduce: Sums a tensor over the processes.
+        labels: The labels of the samples, 0 or 1, [n]; with them each label is a group of its own, with its own z.
 
     Returns:
         What is dropped, bool of the shape of the losses.
     """
+    if labels is not None:
+        ones, zeros = (
+            joint(
+                losses.where(labels == label, torch.nan),
+                agreement.where(labels == label, torch.nan),
+                rate,
+                weight,
+                reduce,
+            )
+            for label in (1, 0)
+        )
+        return ones | zeros
     key = _standard(losses, reduce)
     if losses.dim() == 2:
         for column in range(2):
@@ -111,20 +131,27 @@ def decide(rule: Rule, epoch: Epoch, positive: Tensor, negative: Tensor, score_w
     Returns:
         uint8, the shape of ``epoch.status``. No candidate is left: each is hard or noise.
     """
-    status, pairwise = epoch.status.clone(), not epoch.pointwise
+    status, pairwise, labels = epoch.status.clone(), not epoch.pointwise, epoch.labels
     positive, negative = positive.to(status.device), negative.to(status.device)
     if rule == "joint":
         agreement = positive if pairwise else torch.stack([positive, -negative], dim=1)
-        dropped = joint(epoch.droppable, agreement, epoch.droppable_rate, score_weight, epoch.reduce)
+        if labels is not None:
+            agreement = positive.where(labels == 1, -positive)
+        dropped = joint(epoch.droppable, agreement, epoch.droppable_rate, score_weight, epoch.reduce, labels)
         status[status != CLEAN] = HARD
         status[dropped] = NOISE
         return status
-    if rule == "consistent":
+    low, high = ramp(epoch.progress, 1, 8.0, 6.0), ramp(epoch.progress, 1, 2.0, 4.0)
+    if labels is not None:  # an item with label 0 is what a sampled one is to the pointwise objective
+        both = (
+            consistent(positive, positive) if rule == "consistent" else paper_pointwise(positive, positive, low, high)
+        )
+        hard = both[:, 0].where(labels == 1, both[:, 1])
+    elif rule == "consistent":
         hard = consistent(positive, None if pairwise else negative)
     elif pairwise:
         hard = paper_pairwise(positive, negative, ramp(epoch.progress, 1, 7.0, 3.0))
     else:
-        low, high = ramp(epoch.progress, 1, 8.0, 6.0), ramp(epoch.progress, 1, 2.0, 4.0)
         hard = paper_pointwise(positive, negative, low, high)
     candidates = status == CANDIDATE
     status[candidates] = torch.where(hard[candidates], HARD, NOISE).to(status.dtype)

@@ -87,26 +87,63 @@ def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -
     return min(1.0, rate * everything / max(there, 1.0))
 
 
-def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone) -> Tensor:
+def per_label(select: Callable[[Tensor], Tensor], values: Tensor, labels: Tensor | None) -> Tensor:
+    """Select among the values of each label for itself, because losses of clicks and of non-clicks do not compare.
+
+    Args:
+        select: Selects among values, of which NaN is never selected.
+        values: The values, [n], or any shape without labels.
+        labels: The labels, 0 or 1, [n]; None is one group.
+
+    Returns:
+        What was selected, bool of the shape of the values.
+    """
+    if labels is None:
+        return select(values)
+    return select(values.where(labels == 1, torch.nan)) | select(values.where(labels == 0, torch.nan))
+
+
+def telling(values: Tensor, reduce: Reduce = alone) -> bool:
+    """Return whether the values differ at all. Among equal ones, as dummies are, the row numbers would decide.
+
+    Args:
+        values: Floats of any shape; NaN does not count.
+        reduce: Sums a tensor over the processes.
+    """
+    there = values[~values.isnan()]
+    differ = torch.tensor(len(there) > 0 and bool(there.min() < there.max()), device=values.device)
+    return bool(reduce(differ.int()) > 0)
+
+
+def noise_set(losses: Tensor, rate: float, reduce: Reduce = alone, labels: Tensor | None = None) -> Tensor:
     """Select the noise set B_N, the samples with the highest losses (section 1).
 
     Args:
         losses: The losses, [n] or [n, 2]; NaN for samples of other processes.
         rate: The fraction of the losses, eps_l(T).
         reduce: Sums a tensor over the processes.
+        labels: The labels of the samples, 0 or 1, [n]; with them it is the fraction of the losses of each label.
 
     Returns:
-        The members, bool of the shape of the losses.
+        The members, bool of the shape of the losses. There is none if all losses are equal.
     """
-    return largest(losses.flatten(), rate, reduce).view(losses.shape)
+    if not telling(losses, reduce):
+        return torch.zeros_like(losses, dtype=torch.bool)
+    return per_label(lambda part: largest(part.flatten(), rate, reduce).view(losses.shape), losses, labels)
 
 
 def candidates(
-    noise: Tensor, positive_variance: Tensor, negative_variance: Tensor, fraction: float, reduce: Reduce = alone
+    noise: Tensor,
+    positive_variance: Tensor,
+    negative_variance: Tensor,
+    fraction: float,
+    reduce: Reduce = alone,
+    labels: Tensor | None = None,
 ) -> Tensor:
     """Select the candidates B_HC, the members of the noise set whose predictions vary most (section 2).
 
-    Observed and sampled items are selected separately.
+    Observed and sampled items are selected separately, and so are the items of each label. Of a group whose predictions
+    all vary alike, as those for a dummy do, none is selected.
 
     Args:
         noise: The noise set, bool [n] or [n, 2].
@@ -114,22 +151,22 @@ def candidates(
         negative_variance: The variances of the sampled items, [n].
         fraction: The fraction of each group, eps_v.
         reduce: Sums a tensor over the processes.
+        labels: The labels of the samples, 0 or 1, [n], if they have labels.
 
     Returns:
         The candidates, bool of the shape of ``noise``. With the pairwise objective a triple is a candidate if either of
         its items is.
     """
+
+    def most_varied(variance: Tensor, members: Tensor) -> Tensor:
+        if not telling(variance, reduce):
+            return torch.zeros_like(members)
+        return per_label(lambda part: largest(part, fraction, reduce), variance.where(members, torch.nan), labels)
+
+    variances = (positive_variance, negative_variance)
     if noise.dim() == 2:
-        columns = (
-            largest(variance.where(noise[:, column], torch.nan), fraction, reduce)
-            for column, variance in enumerate((positive_variance, negative_variance))
-        )
-        return torch.stack(list(columns), dim=1)
-    groups = (
-        largest(variance.where(noise, torch.nan), fraction, reduce)
-        for variance in (positive_variance, negative_variance)
-    )
-    return torch.stack(list(groups)).any(dim=0)
+        return torch.stack([most_varied(variance, noise[:, column]) for column, variance in enumerate(variances)], 1)
+    return torch.stack([most_varied(variance, noise) for variance in variances]).any(dim=0)
 
 
 def random_members(members: Tensor, count: int, keys: Tensor, reduce: Reduce = alone) -> Tensor:

@@ -17,18 +17,20 @@ class SampleStore:
     (pointwise: column 0 the positive, column 1 the negative) they are [n, 2]. A window of 5 epochs takes 53 bytes
     per sample (pairwise) or 60 (pointwise).
 
-    A sample that this process has not seen in the current epoch has loss NaN; under DDP that is how a process knows
-    which samples are its own. When a negative changes, its history is forgotten: a variance compares predictions of one
-    and the same item.
+    A sample that this process has not seen in the last ``keep`` epochs has loss NaN; under DDP that is how a process
+    knows which samples are its own. When a negative changes, its history is forgotten: a variance compares predictions
+    of one and the same item.
 
     Args:
         num_samples: The number of samples, n.
         window: The number of epochs of predictions that are kept, m (docs/paper.md, section 2).
         pointwise: Whether there are two losses per sample.
         device: The device of the tensors: that of the model, so that no batch has to wait for a copy.
+        keep: The number of epochs that a loss stays valid, up to the window; 1 is its own epoch only.
 
     Raises:
-        ValueError: If the window is shorter than 2 epochs, because then there is no variance.
+        ValueError: If the window is shorter than 2 epochs, because then there is no variance, or if ``keep`` is not 1
+            to the window.
     """
 
     positive: Tensor
@@ -36,7 +38,7 @@ class SampleStore:
     negative: Tensor
     """float32 [window, n], predictions for the sampled item."""
     losses: Tensor
-    """float32 [n] or [n, 2], of the current epoch."""
+    """float32 [n] or [n, 2], the last of the current epoch or of the ``keep`` - 1 epochs before."""
     negative_item: Tensor
     """int32 [n], the sampled item that ``negative`` is about; -1 before the first."""
     status: Tensor
@@ -48,10 +50,14 @@ class SampleStore:
     false_negative_flags: Tensor
     """uint8 [n], epochs in which the sampled item was flagged."""
 
-    def __init__(self, num_samples: int, window: int = 5, pointwise: bool = False, device: Any = "cpu") -> None:
+    def __init__(
+        self, num_samples: int, window: int = 5, pointwise: bool = False, device: Any = "cpu", keep: int = 1
+    ) -> None:
         if window < 2:
             raise ValueError(f"window is {window}; a variance needs the predictions of at least 2 epochs.")
-        self.num_samples, self.window, self.pointwise = num_samples, window, pointwise
+        if not 1 <= keep <= window:
+            raise ValueError(f"keep is {keep}; it counts epochs, from 1 to the window, {window}.")
+        self.num_samples, self.window, self.pointwise, self.keep = num_samples, window, pointwise, keep
         self.epoch = -1
         shape = (num_samples, 2) if pointwise else (num_samples,)
         self.positive = torch.full((window, num_samples), torch.nan, device=device)
@@ -70,41 +76,53 @@ class SampleStore:
         self.epoch = epoch
         self.positive[epoch % self.window] = torch.nan
         self.negative[epoch % self.window] = torch.nan
-        self.losses.fill_(torch.nan)
+        self.losses[~self._recent()] = torch.nan
+
+    def _recent(self) -> Tensor:
+        """Which samples were seen in this epoch or in the ``keep`` - 1 before, bool [n]."""
+        epochs = range(self.epoch - self.keep + 1, self.epoch + 1)
+        return ~torch.stack([self.positive[epoch % self.window].isnan() for epoch in epochs]).all(dim=0)
 
     def record(
-        self, sample: Tensor, positive_score: Tensor, negative_score: Tensor, losses: Tensor, negative: Tensor
+        self,
+        sample: Tensor,
+        positive_score: Tensor,
+        negative_score: Tensor | None,
+        losses: Tensor,
+        negative: Tensor | None,
     ) -> None:
         """Keep what a training step returned about its samples.
 
         Args:
             sample: The samples, int64 [B].
             positive_score: The predictions for the observed items, [B].
-            negative_score: The predictions for the sampled items, [B].
+            negative_score: The predictions for the sampled items, [B]; None if they are not known.
             losses: The un-reduced losses, [B] or [B, 2].
-            negative: The sampled items, int64 [B].
+            negative: The sampled items, int64 [B]; None if there are none.
         """
         row = self.epoch % self.window
-        changed = sample[self.negative_item[sample] != negative]
-        self.negative[:, changed] = torch.nan
-        self.false_negative_flags[changed] = 0
-        self.negative_item[sample] = negative.int()
+        if negative is not None:
+            changed = sample[self.negative_item[sample] != negative]
+            self.negative[:, changed] = torch.nan
+            self.false_negative_flags[changed] = 0
+            self.negative_item[sample] = negative.int()
+            if negative_score is not None:
+                self.negative[row, sample] = negative_score.float()
         self.positive[row, sample] = positive_score.float()
-        self.negative[row, sample] = negative_score.float()
         self.losses[sample] = losses.float()
 
-    def weights_of(self, sample: Tensor, negative: Tensor) -> Tensor:
+    def weights_of(self, sample: Tensor, negative: Tensor | None) -> Tensor:
         """Return the weights of a batch. A decision about a sampled item holds for that item: a new one counts in full.
 
         Args:
             sample: The samples, int64 [B].
-            negative: The sampled items, int64 [B].
+            negative: The sampled items, int64 [B]; None if there are none.
 
         Returns:
             The weights, float32 [B] or [B, 2].
         """
         weights = self.weights[sample].float()
-        if self.pointwise:
+        if self.pointwise and negative is not None:
             weights[self.negative_item[sample] != negative, 1] = 1.0
         return weights
 
@@ -127,15 +145,14 @@ class SampleStore:
         """Return the variances of the predictions for the observed and the sampled items over the window (section 2).
 
         Returns:
-            Two tensors, float32 [n]; NaN where fewer than two epochs are known, or where this epoch is not.
+            Two tensors, float32 [n]; NaN where fewer than two epochs are known, or none of the last ``keep``.
         """
-        row = self.epoch % self.window
+        recent = self._recent()
         results = torch.empty_like(self.positive[0]), torch.empty_like(self.positive[0])
         for start in range(0, self.num_samples, _CHUNK):
             part = slice(start, start + _CHUNK)
-            known = ~self.positive[row, part].isnan()
             for scores, result in zip((self.positive, self.negative), results, strict=True):
-                result[part] = _variance(scores[:, part], known)
+                result[part] = _variance(scores[:, part], recent[part])
         return results
 
     @property

@@ -209,10 +209,14 @@ def test_a_module_that_cannot_be_weighted_is_told_both_ways(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("missing", "named"),
-    [(["sample"], "no sample"), (["negative"], "no negative"), (["sample", "negative"], "no sample and no negative")],
+    ("weight_key", "missing", "named"),
+    [
+        (None, ["sample"], "no sample"),
+        ("importance", ["sample"], "no sample"),
+        ("importance", ["sample", "negative"], "no sample and no negative"),
+    ],
 )
-def test_a_batch_that_lacks_something(tmp_path: Path, missing: list[str], named: str) -> None:
+def test_a_batch_that_lacks_something(tmp_path: Path, weight_key: str | None, missing: list[str], named: str) -> None:
     class Lacking(SyntheticCatalog):
         def train_dataloader(self) -> Any:
             batches = [{name: column for name, column in batch.items() if name not in missing} for batch in full]
@@ -221,7 +225,7 @@ def test_a_batch_that_lacks_something(tmp_path: Path, missing: list[str], named:
     full = [{name: torch.zeros(2, dtype=torch.int64) for name in ("sample", "user", "positive", "negative")}]
     data = Lacking(40, 50, num_topics=5, books_per_reader=12)
     with pytest.raises(RuntimeError, match=rf"batch has {named}\. .*dict.*'sample'.*'negative'.*int64 \[B\]"):
-        quiet(tmp_path, SampleRecorder()).fit(Mixed(), data)
+        quiet(tmp_path, SampleRecorder(weight_key=weight_key)).fit(Mixed(), data)
 
 
 @pytest.mark.parametrize(("key", "size"), [("negative", (2, 4)), ("negative", (2, 1)), ("sample", (2, 1))])
@@ -247,15 +251,6 @@ def test_a_step_that_returns_too_little(tmp_path: Path, missing: str) -> None:
         RuntimeError, match=rf"Mixed.training_step returned no {missing}\. .*'losses' \[B\] or \[B, 2\]"
     ):
         quiet(tmp_path, SampleRecorder()).fit(module, catalog())
-
-
-def test_a_step_that_returns_a_bare_loss(tmp_path: Path) -> None:
-    class Bare(Mixed):
-        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx)["loss"]
-
-    with pytest.raises(RuntimeError, match=r"Bare\.training_step returned no losses, positive_score, negative_score"):
-        quiet(tmp_path, SampleRecorder()).fit(Bare(), catalog())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,159 @@
+"""StepRecords: what training steps say about their samples, checked on its way into the store."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from pytorch_lightning import LightningModule
+from torch import Tensor
+
+from llmhd_pl.batches import Key
+from llmhd_pl.callbacks.sample_state import SampleState
+from llmhd_pl.callbacks.step_checks import (
+    OUTPUTS,
+    check_batch,
+    check_labels,
+    check_numbers,
+    check_order,
+    checked_outputs,
+)
+from llmhd_pl.denoising.store import observed
+from llmhd_pl.finite import FiniteCheck
+
+_LOOKED_AT = 16  # batches whose users, items and labels are compared with the interactions: enough to find a mistake
+
+
+class _Record(NamedTuple):
+    sample: Tensor
+    losses: Tensor
+    score: Tensor | None
+    negative: Tensor | None
+
+
+class StepRecords:
+    """Collects what the calls of a training step say, and writes it into the store once the step is over.
+
+    Args:
+        users: The user of each training sample, int64 [n].
+        items: The item of each training sample, int64 [n].
+        labels: The label of each training sample, int64 [n], or None.
+        weight_key: Where the weights are in the batch; None for a module with ``SampleWeights``.
+    """
+
+    def __init__(self, users: Tensor, items: Tensor, labels: Tensor | None, weight_key: Key | None) -> None:
+        self.users, self.items, self.labels, self.weight_key = users, items, labels, weight_key
+        self.finite = FiniteCheck("losses or predictions that training_step returned")
+        self._records: list[_Record] = []
+        self._looked_at = 0
+
+    def begin(self) -> None:
+        """Forget what was said outside of a training step, as in a validation."""
+        self._records = []
+
+    def check(self, batch: Any, sample: Tensor) -> None:
+        """Check the samples of a batch against the training interactions.
+
+        Raises:
+            IndexError: If a number is no row of the interactions.
+            RuntimeError: If the batch names other users or items, or labels that are not known.
+        """
+        check_numbers(sample, len(self.users))
+        if self._looked_at < _LOOKED_AT:
+            self._looked_at += 1
+            check_order(batch, sample, self.users, self.items)
+            if self.labels is None:
+                check_labels(batch, sample)
+
+    def add(self, sample: Tensor, losses: Tensor, score: Tensor | None, negative: Tensor | None) -> None:
+        """Keep what a step says until it is over.
+
+        Args:
+            sample: The samples, int64 [B], without padding.
+            losses: Their losses, [B] or [B, 2].
+            score: Their predictions, [B]; None is minus the loss.
+            negative: Their sampled items, int64 [B], or None.
+
+        Raises:
+            RuntimeError: If there are losses of sampled items without the items, or besides labels.
+        """
+        if losses.dim() == 2 and (negative is None or self.labels is not None):
+            raise RuntimeError(
+                "Losses of shape [B, 2] are those of an observed and a sampled item, so the batch must have the "
+                "sampled items ('negative', int64 [B]) and no labels. Give one loss per sample otherwise."
+            )
+        self._records.append(_Record(sample, losses, score, negative))
+
+    def write(
+        self,
+        state: SampleState,
+        module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        sample_key: Key,
+        epoch: int,
+        step: int,
+    ) -> int:
+        """Write the records of the step.
+
+        Args:
+            state: Where to.
+            module: The module; errors name its class.
+            outputs: What ``training_step`` returned. ``positive_score`` and ``negative_score``, if they are there, are
+                the predictions.
+            batch: The batch.
+            sample_key: Where its samples are.
+            epoch: The epoch, for errors.
+            step: The step, for errors.
+
+        Returns:
+            The number of samples that were written.
+
+        Raises:
+            RuntimeError: If the outputs lack something or have another shape.
+            FloatingPointError: If a loss or a prediction is not finite.
+        """
+        records, self._records = self._records, []
+        if isinstance(outputs, Mapping) and any(name in outputs for name in OUTPUTS):
+            sample, negative = check_batch(batch, sample_key)
+            if negative is not None:
+                values = checked_outputs(module, outputs, sample, self.weight_key, state.store.pointwise)
+                losses, positive_score, negative_score = values
+                # Those that were given to sample_weights are not weighted yet; the returned ones may be.
+                if len(records) == 1 and records[0].losses.shape == losses.shape:
+                    losses = records[0].losses
+                for value in (losses, positive_score, negative_score):
+                    self.finite.see(value, epoch, step)
+                state.match(losses)
+                state.store.record(sample, positive_score, negative_score, losses, negative)
+                state.own(sample)
+                return len(sample)
+        written = 0
+        for record in records:
+            losses = record.losses
+            score = -observed(losses) if record.score is None else record.score
+            # The loss of a sampled item grows with its prediction.
+            of_sampled = losses[:, 1] if losses.dim() == 2 else None
+            for value in (losses, score):
+                self.finite.see(value, epoch, step)
+            state.store.record(*_once(record.sample, score, of_sampled, losses, record.negative))
+            state.own(record.sample)
+            written += len(record.sample)
+        return written
+
+
+def _once(
+    sample: Tensor, score: Tensor, negative_score: Tensor | None, losses: Tensor, negative: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor, Tensor | None]:
+    """Return every sample once, with the means of its losses and predictions and one of its sampled items."""
+    once, places, counts = torch.unique(sample, return_inverse=True, return_counts=True)
+    if len(once) == len(sample):
+        return sample, score, negative_score, losses, negative
+
+    def mean(values: Tensor) -> Tensor:
+        sums: Tensor = torch.zeros(len(once), *values.shape[1:], device=values.device)
+        sums.index_add_(0, places, values.float())
+        return sums / counts.view(-1, *[1] * (values.dim() - 1))
+
+    if negative is not None:
+        negative = torch.zeros_like(once).scatter_reduce_(0, places, negative, "amax", include_self=False)
+    return once, mean(score), None if negative_score is None else mean(negative_score), mean(losses), negative
