@@ -6,21 +6,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback
 from torch import Tensor
 
+from llmhd_pl.callbacks.held_trainer import HeldTrainer
 from llmhd_pl.sample_weights import Batch, SampleWeights
 
 
-class BatchDenoiser(Callback, ABC):
+class BatchDenoiser(HeldTrainer, ABC):
     """Attaches ``weigh`` to the losses of the module while it is fitted.
+
+    Attributes:
+        goes_on: Whether this fit goes on where the last one of the same module ended.
 
     Raises:
         TypeError: If the module does not inherit from ``SampleWeights``.
         RuntimeError: If it does, but a training step did not ask for weights.
     """
-
-    _trainer: Trainer
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach to the loss."""
@@ -32,7 +33,8 @@ class BatchDenoiser(Callback, ABC):
                 f"{type(pl_module).__name__} does not show them. Let it inherit llmhd_pl.SampleWeights and "
                 "multiply its un-reduced losses by self.sample_weights(batch, losses)."
             )
-        self._trainer = trainer
+        self._trainer, self.goes_on = trainer, self._module is pl_module
+        self._module = pl_module
         pl_module.attach_denoiser(self.weigh)
 
     def on_train_batch_end(
@@ -52,6 +54,12 @@ class BatchDenoiser(Callback, ABC):
         """Detach from the module when a fit fails, because Lightning does not call ``teardown`` then."""
         self.teardown(trainer, pl_module, "fit")
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer of the fit."""
+        assert self._trainer is not None
+        return self._trainer
+
     @abstractmethod
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the weights of a batch, as ``SampleWeights.attach_denoiser`` describes them."""
@@ -65,9 +73,9 @@ class BatchDenoiser(Callback, ABC):
         Returns:
             The values of all processes, [m], and where this process's own begin.
         """
-        if self._trainer.world_size == 1:
+        if self.trainer.world_size == 1:
             return values, 0
-        strategy, rank = self._trainer.strategy, self._trainer.global_rank
+        strategy, rank = self.trainer.strategy, self.trainer.global_rank
         # Shares of a batch differ, and all_gather wants them alike.
         sizes = strategy.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
         rows = strategy.all_gather(F.pad(values, (0, max(sizes) - len(values))))

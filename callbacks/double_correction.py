@@ -60,6 +60,7 @@ class DoubleCorrection(TruncatedLoss):
         """Make room for the samples and attach to the loss."""
         if stage != "fit":
             return
+        before = (None if self.history is None else len(self.history.seen), self._data)
         num_samples = self.num_samples
         if num_samples is None:
             remedy = "Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
@@ -67,16 +68,17 @@ class DoubleCorrection(TruncatedLoss):
             num_samples, self._data = len(users), digest_of(users, items)
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("DoubleCorrection's sigma^2 falls to 0 over the epochs of a run: set max_epochs.")
-        self.history = LossHistory(num_samples, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
+        if not self.goes_on or self.history is None or before != (num_samples, self._data):
+            self.history = LossHistory(num_samples, trainer.strategy.root_device)
 
     def weigh(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and what each loss counts in the mean.
 
         The weight is 0 for what is dropped, negative for what is relabelled, and 1 for the rest.
         """
-        assert self.history is not None and self._trainer.max_epochs is not None
-        variance = variance_at(self._trainer.current_epoch, self._trainer.max_epochs)
+        assert self.history is not None and self.trainer.max_epochs is not None
+        variance = variance_at(self.trainer.current_epoch, self.trainer.max_epochs)
         bounds = self.history.bounds(batch["sample"], observed(losses), variance)
         weights, counts = double_corrected(losses, bounds, self.rate_for(losses), self.relabel_ratio, self.gather)
         self.history.keep(batch["sample"], observed(weights) == 1)
@@ -91,16 +93,17 @@ class DoubleCorrection(TruncatedLoss):
         """Return the history of all samples, of whichever process. Lightning calls it on every process at once."""
         if self.history is None:
             return {}  # nothing was trained
+        more = super().state_dict() | {"data": self._data}
         state = {name: value.clone() for name, value in vars(self.history).items()}
-        if self._trainer.world_size == 1:
-            return state | {"data": self._data}
+        if self.trainer.world_size == 1:
+            return state | more
         # The process that owns a sample has seen it most often; a sample not seen since a resume is the same for all.
         # Nothing here is negative, so that the largest is what the owners say.
-        owned = state["seen"] == reduced(self._trainer, state["seen"], "max")
+        owned = state["seen"] == reduced(self.trainer, state["seen"], "max")
         return {
-            name: reduced(self._trainer, torch.where(owned, value, torch.full_like(value, -1)), "max")
+            name: reduced(self.trainer, torch.where(owned, value, torch.full_like(value, -1)), "max")
             for name, value in state.items()
-        } | {"data": self._data}
+        } | more
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the history of a checkpoint, whatever the number of processes that wrote it."""
@@ -111,6 +114,7 @@ class DoubleCorrection(TruncatedLoss):
                 "The checkpoint's history of losses belongs to other interactions: sample numbers would be taken for "
                 "those of others. Resume with the same data, split, noise and seed."
             )
+        super().load_state_dict(state_dict)
         for name, value in vars(self.history).items():
             if state_dict[name].shape != value.shape:
                 raise ValueError(

@@ -52,7 +52,8 @@ class GraphPruning(EpochEndCallback):
             remedy = "Pass the data module to the trainer."
             self._users, self._items = training_interactions(trainer, self, remedy)
         self._built = None  # a model of this package has just built its whole graph
-        if stage == "fit" or len(self._out) != len(self._users):  # evaluation after fit goes on with its edges
+        fresh = stage == "fit" and not self.recorder.goes_on
+        if fresh or len(self._out) != len(self._users):  # evaluation after fit goes on with its edges
             self._dropped = torch.zeros(len(self._users), dtype=torch.uint8)
             self._out = torch.zeros(len(self._users), dtype=torch.bool)
 

@@ -10,6 +10,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback, required
+from llmhd_pl.callbacks.held_trainer import HeldTrainer
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.rules import RULES, Rule, decide
@@ -23,7 +24,7 @@ from llmhd_pl.scale import FITTING
 Scored = Literal["candidates", "all"]
 
 
-class LLMSampleScorer(EpochEndCallback):
+class LLMSampleScorer(EpochEndCallback, HeldTrainer):
     """Rewrites the loss weights of the next epoch: hard candidates are kept, the rest of the noise set is dropped.
 
     A preference is summarised when its user is first asked about, from all observed items of the user in train. In the
@@ -72,7 +73,6 @@ class LLMSampleScorer(EpochEndCallback):
                 '[{"title": "Dune"}, ...].'
             )
         self.scorer, self.rule, self.scored, self.score_weight, self.texts = scorer, rule, scored, score_weight, texts
-        self._trainer: Trainer | None = None
         # The last epoch that was decided, and the scores and the status of its observed items.
         self._last: tuple[int, Tensor, Tensor] | None = None
 
@@ -82,6 +82,7 @@ class LLMSampleScorer(EpochEndCallback):
         if stage != "fit":
             return
         required(trainer, self, VariancePruning)
+        goes_on = self._trainer is not None and self.recorder.goes_on
         self._trainer, self._last, self._silent = trainer, None, False
         self._asked, self._scored = 0, False  # pairs of all processes that were asked about, and whether one was scored
         users, items = self.recorder.users, self.recorder.items
@@ -101,7 +102,8 @@ class LLMSampleScorer(EpochEndCallback):
                 f"LLMSampleScorer has texts of {len(texts)} items, but the interactions name item {last}. Give a "
                 "dict for every item number from 0 on, an empty one where nothing is known."
             )
-        self.judgements = Judgements(self.scorer, texts, users, items)
+        if not goes_on:
+            self.judgements = Judgements(self.scorer, texts, users, items, self.recorder.labels)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the scorer take in the catalog; one process after the other, so that the others find it cached."""
@@ -117,6 +119,11 @@ class LLMSampleScorer(EpochEndCallback):
 
     def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:
         """Ask the scorer, and decide."""
+        if self.rule == "paper" and not epoch.pointwise and epoch.labels is None and (epoch.negatives < 0).all():
+            raise RuntimeError(
+                "The rule 'paper' compares the observed with the sampled item of each sample, and the batches have no "
+                "'negative'. Use the rule 'joint' or 'consistent', or put the sampled items into the batch."
+            )
         observed_wanted, sampled_wanted = self._wanted(epoch)
         suspicious = observed(epoch.status != CLEAN).cpu()
         self.scorer.fault = ""  # what happens from now on may explain why there is no answer
@@ -140,7 +147,7 @@ class LLMSampleScorer(EpochEndCallback):
             negative = torch.zeros_like(negative)
         if self.scored == "all":
             positive = ~observed(epoch.losses).isnan().cpu()
-        return positive, negative
+        return positive, negative & (epoch.negatives >= 0)
 
     def _report_agreement(self, pl_module: LightningModule, epoch: Epoch, agreement: Agreement) -> None:
         """Log how often the scorer agrees with itself, and warn if it does not."""
@@ -182,7 +189,10 @@ class LLMSampleScorer(EpochEndCallback):
         (_, positive), (sampled_wanted, negative) = asked
         if self.rule == "joint":  # it drops a fixed fraction, so the scores must say whether they tell samples apart
             answered = suspicious & ~positive.isnan()
-            found, answers, what = (positive >= FITTING)[answered].sum(), answered.sum(), "fit (5.5 or more)"
+            fits, what = positive >= FITTING, "fit (5.5 or more)"
+            if epoch.labels is not None:
+                fits, what = fits == (epoch.labels.cpu() == 1), "have the label that the judge would give them"
+            found, answers = fits[answered].sum(), answered.sum()
         else:
             found, what = (epoch.status == HARD).sum().cpu(), "were judged hard"
             if epoch.pointwise:

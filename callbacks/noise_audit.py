@@ -29,7 +29,7 @@ class NoiseAudit(EpochEndCallback):
 
     Raises:
         RuntimeError: If there is no ``SampleRecorder`` before it, if a callback that decides comes after it, or if the
-            data has no ``noise_mask``.
+            noise is not known: neither ``SampleRecorder(noise=...)`` nor the data module's ``noise_mask`` says it.
     """
 
     decides = False
@@ -39,8 +39,8 @@ class NoiseAudit(EpochEndCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        noise = known_noise(trainer, self)
-        kinds = getattr(trainer.datamodule, "train_kinds", None)  # type: ignore[attr-defined]
+        noise = known_noise(trainer, self) if self.recorder.noise is None else self.recorder.noise
+        kinds = getattr(getattr(trainer, "datamodule", None), "train_kinds", None)
         self.kinds: Tensor = noise.to(int8) * NOISE_KIND if kinds is None else kinds
         self._knows = bool((self.kinds == NOISE_KIND).any())
 

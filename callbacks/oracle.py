@@ -7,9 +7,10 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
+from llmhd_pl.callbacks.step_checks import zeros_and_ones
 from llmhd_pl.denoising.store import observed
 from llmhd_pl.sample_weights import Batch
-from llmhd_pl.training_data import known_noise, training_interactions
+from llmhd_pl.training_data import Ids, known_noise, training_interactions
 
 
 class Oracle(BatchDenoiser):
@@ -17,26 +18,30 @@ class Oracle(BatchDenoiser):
 
     Args:
         graph: Whether to take the noise out of the model's graph too.
+        noise: Which training samples are noise, [n]; None takes ``noise_mask`` of the trainer's data module.
 
     Raises:
-        RuntimeError: If the data has no ``noise_mask``, or if a training step did not ask for weights.
+        RuntimeError: If the noise is not known, or if a training step did not ask for weights.
         TypeError: If the module does not inherit from ``SampleWeights``, or has no ``set_graph`` where it is needed.
     """
 
-    def __init__(self, graph: bool = False) -> None:
+    def __init__(self, graph: bool = False, noise: Ids | None = None) -> None:
         self.graph = graph
+        self._noise = None if noise is None else zeros_and_ones("noise", noise).bool()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the mask and attach to the loss."""
-        self._clean = ~known_noise(trainer, self)
-        if self.graph and not hasattr(pl_module, "set_graph"):
+        self._clean = ~(known_noise(trainer, self) if self._noise is None else self._noise)
+        super().setup(trainer, pl_module, stage)
+        if not self.graph:
+            return
+        if not hasattr(pl_module, "set_graph"):
             raise TypeError(
                 f"{type(pl_module).__name__} has no set_graph(users, items): graph=True is for graph models."
             )
         remedy = "Use a data module of llmhd_pl."
         users, items = training_interactions(trainer, self, remedy)
         self._edges = users[self._clean], items[self._clean]
-        super().setup(trainer, pl_module, stage)
 
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor:
         """Return 0 for noise and 1 for the rest."""

@@ -71,6 +71,10 @@ class PreferenceUpdater(EpochEndCallback):
         positive, negative = epoch.variances
         if self.among == "dropped":
             positive = positive.masked_fill(observed(epoch.weights) > 0, torch.nan)
+        negatives = epoch.negatives
+        if epoch.labels is not None:  # an item with label 0 takes the place of a sampled one
+            negative, negatives = epoch.variances[0].where(epoch.labels == 0, torch.nan), epoch.items
+            positive = positive.where(epoch.labels == 1, torch.nan)
         confidence = self.confidence_epochs
         disliked = flag(-positive, epoch.drop_rate, epoch.false_positive_flags, confidence, epoch.reduce).cpu()
         liked = flag(negative, epoch.drop_rate, epoch.false_negative_flags, confidence, epoch.reduce).cpu()
@@ -78,7 +82,7 @@ class PreferenceUpdater(EpochEndCallback):
         revised = self.judgements.revise(
             epoch.number,
             dict(ItemsByUser(epoch.users[disliked], epoch.items[disliked])),
-            dict(ItemsByUser(epoch.users[liked], epoch.negatives[liked])),
+            dict(ItemsByUser(epoch.users[liked], negatives[liked])),
         )
         self.judgements.write_preferences()
         # The scorer has not been told what it did not answer: it is when the item is flagged next.

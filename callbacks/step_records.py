@@ -150,9 +150,9 @@ def _once(
         return sample, score, negative_score, losses, negative
 
     def mean(values: Tensor) -> Tensor:
-        sums: Tensor = torch.zeros(len(once), *values.shape[1:], device=values.device)
+        sums = torch.zeros(len(once), *values.shape[1:], device=values.device)
         sums.index_add_(0, places, values.float())
-        return sums / counts.view(-1, *[1] * (values.dim() - 1))
+        return torch.div(sums, counts if values.dim() == 1 else counts[:, None])
 
     if negative is not None:
         negative = torch.zeros_like(once).scatter_reduce_(0, places, negative, "amax", include_self=False)

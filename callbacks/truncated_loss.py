@@ -1,5 +1,7 @@
 """TruncatedLoss: T-CE drops the highest losses of each batch (Wang et al., WSDM 2021)."""
 
+from typing import Any
+
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
@@ -35,16 +37,39 @@ class TruncatedLoss(BatchDenoiser):
     ) -> None:
         check_ramp(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
         self.rate_of = rate_of
+        self._steps_before = self._last_step = 0  # of earlier fits that this one goes on from; of all of them
         self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Attach to the loss."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not self.goes_on:
+            self._steps_before = self._last_step = 0
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn of a run that is too short for the drop rate."""
-        warn_of_slow_ramp(trainer, self)
+        """Count on from an earlier fit of the module, or warn of a run that is too short for the drop rate."""
+        if self.goes_on:
+            self._steps_before = max(self._steps_before, self._last_step - trainer.global_step)
+        else:
+            warn_of_slow_ramp(trainer, self)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note how far the ramp has come, for another fit of the module."""
+        self._last_step = trainer.global_step + self._steps_before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the steps of the fits before this one."""
+        return {"steps_before": self._steps_before}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them over."""
+        self._steps_before = state_dict.get("steps_before", 0)
 
     @property
     def drop_rate(self) -> float:
         """The drop rate after the optimiser steps taken so far; delta(T) in the paper."""
-        return ramp(self._trainer.global_step, ramp_length(self._trainer, self), 0.0, self.max_drop_rate)
+        steps = self.trainer.global_step + self._steps_before
+        return ramp(steps, ramp_length(self.trainer, self), 0.0, self.max_drop_rate)
 
     def rate_for(self, losses: Tensor) -> float:
         """Return the drop rate as a fraction of all samples of the batch, as the formulas take it."""

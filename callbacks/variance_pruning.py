@@ -1,5 +1,6 @@
 """VariancePruning: the noise set by loss, and the candidates in it by variance (docs/paper.md, sections 1 and 2)."""
 
+import warnings
 from typing import Literal, get_args
 
 import torch
@@ -9,7 +10,7 @@ from llmhd_pl.callbacks.epoch_end import EpochEndCallback
 from llmhd_pl.callbacks.ramps import RateOf, check_ramp, ramp_length, warn_of_slow_ramp
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.selection import candidates, noise_set, random_members
+from llmhd_pl.denoising.selection import candidates, noise_set, random_members, telling
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
 
 Candidates = Literal["variance", "random"]
@@ -60,15 +61,22 @@ class VariancePruning(EpochEndCallback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a run that is too short for the drop rate."""
-        warn_of_slow_ramp(trainer, self)
+        if not self.recorder.goes_on:
+            warn_of_slow_ramp(trainer, self)
 
     def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:
         """Select the noise set and the candidates."""
-        steps, length = trainer.global_step, ramp_length(trainer, self)
+        steps, length = self.recorder.steps, ramp_length(trainer, self)
         rate = ramp(steps, length, 0.0, self.max_drop_rate)
         epoch.set_drop_rate(rate, ramp(steps, length, 0.0, 1.0), self.rate_of == "interactions")
-        noise = noise_set(epoch.droppable, epoch.droppable_rate, epoch.reduce)
-        chosen = candidates(noise, *epoch.variances, self.candidate_fraction, epoch.reduce)
+        noise = noise_set(epoch.droppable, epoch.droppable_rate, epoch.reduce, epoch.labels)
+        if rate > 0 and not telling(epoch.losses, epoch.reduce):
+            warnings.warn(
+                f"VariancePruning: all losses of epoch {epoch.number} are equal, so that nothing can be selected by "
+                "them. Give the loss of each sample, before they are reduced.",
+                stacklevel=2,
+            )
+        chosen = candidates(noise, *epoch.variances, self.candidate_fraction, epoch.reduce, epoch.labels)
         if self.candidates == "random":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch.number)
             keys = torch.rand(noise.shape, generator=generator).to(noise.device)

@@ -30,6 +30,11 @@ class ItemsByUser(Mapping[int, list[int]]):
         items: list[int] = self._items[self._first[user] : self._first[user + 1]].tolist()
         return items
 
+    def __contains__(self, user: object) -> bool:
+        if not isinstance(user, int) or not 0 <= user < len(self._first) - 1:
+            return False
+        return bool(self._first[user] < self._first[user + 1])
+
     def __iter__(self) -> Iterator[int]:
         return iter(self._users.tolist())
 

@@ -8,10 +8,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 from pytorch_lightning.callbacks import Callback
-from torch import Tensor
 
+from llmhd_pl.batches import Key
 from llmhd_pl.callbacks import (
     DoubleCorrection,
     GraphPruning,
@@ -29,8 +28,7 @@ from llmhd_pl.callbacks.preference_updater import Among
 from llmhd_pl.callbacks.variance_pruning import Candidates
 from llmhd_pl.denoising.rules import Rule
 from llmhd_pl.llm.scorer import Scorer, check_scorer
-
-Ids = Sequence[int] | np.ndarray | Tensor
+from llmhd_pl.training_data import Ids
 
 
 class Denoising(ABC):
@@ -62,9 +60,17 @@ class LossDropping(Denoising):
             (``GraphPruning``). None leaves the graph as it is.
         audit: Log how many of the dropped samples are noise, for data whose noise is known (``NoiseAudit``).
         window: The number of epochs of predictions that the variance is taken over; the paper's m.
-        weight_key: The name of the weights in the batch, for a module without ``SampleWeights``.
+        weight_key: Where the batch has the weight that the module multiplies its losses by, for a module without
+            ``SampleWeights``: a name, or a path such as ("features", "weight").
         users: The user of each training sample, [n]; None takes ``train_users`` of the trainer's data module.
         items: The observed item of each training sample, [n]; None takes ``train_items``.
+        labels: Whether the user liked the item of each training sample, 0 or 1, [n]; None: all are likes.
+        noise: Which training samples are known to be noise, [n], for ``audit``.
+        sample_key: Where the batch has the numbers of the samples: a name, or a path.
+        keep: The number of epochs that a loss and a decision stay valid for a sample that is not seen again; None is
+            the window.
+        decide_every: The number of optimiser steps after which a decision is made, in place of an epoch: for streams
+            without an end. The ramp must be in ``ramp_iterations`` then.
     """
 
     def __init__(
@@ -75,14 +81,22 @@ class LossDropping(Denoising):
         graph_patience: int | None = None,
         audit: bool = False,
         window: int = 5,
-        weight_key: str | None = None,
+        weight_key: Key | None = None,
         users: Ids | None = None,
         items: Ids | None = None,
+        labels: Ids | None = None,
+        noise: Ids | None = None,
+        sample_key: Key = "sample",
+        keep: int | None = None,
+        decide_every: int | None = None,
     ) -> None:
         self.drop_rate = drop_rate
         self.ramp = _ramp(ramp_epochs, ramp_iterations)
         self.graph_patience, self.audit = graph_patience, audit
-        self.recorder: dict[str, Any] = {"window": window, "weight_key": weight_key, "users": users, "items": items}
+        self.recorder: dict[str, Any] = {
+            **{"window": window, "weight_key": weight_key, "users": users, "items": items, "labels": labels},
+            **{"noise": noise, "sample_key": sample_key, "keep": keep, "decide_every": decide_every},
+        }
 
     def callbacks(self) -> list[Callback]:
         """Return the recorder, the pruning, and what looks at its decisions."""
@@ -139,13 +153,19 @@ class LLMHD(LossDropping):
         graph_patience: int | None = None,
         audit: bool = False,
         window: int = 5,
-        weight_key: str | None = None,
+        weight_key: Key | None = None,
         users: Ids | None = None,
         items: Ids | None = None,
         texts: Sequence[Mapping[str, str]] | None = None,
+        labels: Ids | None = None,
+        noise: Ids | None = None,
+        sample_key: Key = "sample",
+        keep: int | None = None,
+        decide_every: int | None = None,
     ) -> None:
         super().__init__(
-            drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items
+            *(drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items),
+            *(labels, noise, sample_key, keep, decide_every),
         )
         check_scorer(scorer)
         if scored is None:
@@ -231,14 +251,15 @@ class NoiseOracle(Denoising):
 
     Args:
         graph: Take the noise out of the graph of a graph model too.
+        noise: Which training samples are noise, [n]; None takes ``noise_mask`` of the trainer's data module.
     """
 
-    def __init__(self, graph: bool = False) -> None:
-        self.graph = graph
+    def __init__(self, graph: bool = False, noise: Ids | None = None) -> None:
+        self.graph, self.noise = graph, noise
 
     def callbacks(self) -> list[Callback]:
         """Return the callback."""
-        return [Oracle(self.graph)]
+        return [Oracle(self.graph, self.noise)]
 
 
 def _ramp(epochs: int, iterations: int | None) -> dict[str, Any]:

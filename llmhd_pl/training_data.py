@@ -97,6 +97,7 @@ def known_noise(trainer: Any, owner: object) -> Tensor:
     mask: Tensor | None = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
     if mask is None:
         raise RuntimeError(
-            f"{type(owner).__name__} needs the truth: a data module with noise_mask, as those of llmhd_pl have."
+            f"{type(owner).__name__} needs the truth: a data module with noise_mask, as those of llmhd_pl have, or "
+            "noise=..., one entry per training sample."
         )
     return mask

@@ -41,12 +41,22 @@ class Judgements:
         texts: The text fields of every item.
         users: The user of each training sample, int64 [n].
         items: The observed item of each training sample, int64 [n].
+        labels: The label of each training sample, 0 or 1, [n]; None: all are likes. The likes are a user's history, and
+            a user without any is not asked about.
     """
 
-    def __init__(self, scorer: Scorer, texts: Sequence[Mapping[str, str]], users: Tensor, items: Tensor) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        texts: Sequence[Mapping[str, str]],
+        users: Tensor,
+        items: Tensor,
+        labels: Tensor | None = None,
+    ) -> None:
         self.scorer, self.texts, self.users, self.items = scorer, texts, users, items
         self.preferences = Preferences()
-        self.histories = ItemsByUser(users, items)
+        self._liked = torch.ones(len(users), dtype=torch.bool) if labels is None else labels == 1
+        self.histories = ItemsByUser(users[self._liked], items[self._liked])
         # The last score of each observed pair, whether it answers what would be asked now, and whether this process
         # has changed either of them since the last load.
         self._scores = torch.full((len(users),), torch.nan)
@@ -59,11 +69,12 @@ class Judgements:
 
     def prepare(self) -> None:
         """Let the scorer take in the catalog and the training interactions."""
-        self.scorer.prepare(self.texts, torch.stack([self.users, self.items], dim=1))
+        self.scorer.prepare(self.texts, torch.stack([self.users, self.items], dim=1)[self._liked])
 
     def summarize(self, epoch: int, users: Iterable[int]) -> None:
         """Ask for the preferences of those of these users who have none yet."""
-        histories = {user: self.histories[user] for user in users if user not in self.preferences.current}
+        new = (user for user in users if user not in self.preferences.current and user in self.histories)
+        histories = {user: self.histories[user] for user in new}
         if histories:
             self.preferences.update(epoch, "summary", self.scorer.summarize(histories))
 
@@ -83,10 +94,12 @@ class Judgements:
             ValueError: If it does not return one score from 1 to 10, or NaN, for each pair.
         """
         self.summarize(epoch, users.unique().tolist())
-        if not len(users):
-            return torch.empty(0)
-        pairs = torch.stack([users, items], dim=1)
-        return check_scores(self.scorer, self.scorer.score(self.preferences.current, pairs), pairs)
+        scores = torch.full((len(users),), torch.nan)
+        known = slice(None) if self._liked.all() else torch.isin(users, self.users[self._liked])
+        pairs = torch.stack([users, items], dim=1)[known]
+        if len(pairs):
+            scores[known] = check_scores(self.scorer, self.scorer.score(self.preferences.current, pairs), pairs)
+        return scores
 
     def score_observed(self, epoch: int, samples: Tensor) -> tuple[Tensor, Agreement]:
         """Return the scores of the observed items of some samples; only those not asked about yet are asked about.
@@ -135,6 +148,9 @@ class Judgements:
         Returns:
             The users whose preference was revised.
         """
+        disliked, liked = (
+            {user: items for user, items in group.items() if user in self.histories} for group in (disliked, liked)
+        )
         users = sorted(disliked.keys() | liked.keys())
         if not users:
             return set()

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -33,6 +34,10 @@ class Scorer(ABC):
     fault: str = ""
     """What last kept an answer from coming, such as a server that was down; empty if nothing did. Whoever asks may
     empty it before, to learn of what happens then."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        # Callbacks that are copied share their scorer: a model of gigabytes, its cache and its budget.
+        return self
 
     @abstractmethod
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:

@@ -106,8 +106,12 @@ def test_without_a_checkpoint_evaluation_uses_the_edges_of_the_last_epoch(tmp_pa
     trainer.test(model, data, verbose=False)
     trainer.validate(model, data, verbose=False)
     assert drop.evaluation[-2:] == [out_in(EPOCHS - 1)] * 2
-    quiet(tmp_path, *trainer.callbacks[:3], max_epochs=1).fit(model, data)  # type: ignore[attr-defined]
-    assert drop.train[0] == set()  # a new fit begins with the whole graph
+    callbacks = trainer.callbacks[:3]  # type: ignore[attr-defined]
+    quiet(tmp_path, *callbacks, max_epochs=1).fit(model, data)
+    assert drop.train[0] == out_in(EPOCHS)  # a second fit of the model goes on
+    other = LightGCN(40, 50, embedding_dim=4, learning_rate=0.05)
+    quiet(tmp_path, *callbacks, max_epochs=1).fit(other, data)
+    assert drop.train[0] == set()  # the fit of another begins with the whole graph
 
 
 def test_a_resumed_run_has_the_same_edges(tmp_path: Path) -> None:
