@@ -117,7 +117,7 @@ class SampleWeights:
             rows[SCORE] = score.detach()
         if sample.dim() == 1 and not (sample < 0).any():
             return self._product(rows, losses)
-        known = sample >= 0
+        known = sample != -1  # any other number that is no sample is an error of whoever looks it up
         alike = {
             name: value[known]
             for name, value in rows.items()
