@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from llmhd_pl.llm.quantized import QuantizedLLM
     from llmhd_pl.llm.scorer import Scorer
     from llmhd_pl.methods import DCF, LLMHD, RCE, TCE, Denoising, LossDropping, NoiseOracle
+    from llmhd_pl.padding import pad_samples
     from llmhd_pl.sample_weights import SampleWeights
 
 # Where each public name lives. They are imported when they are first used: Lightning alone takes seconds.
@@ -63,6 +64,7 @@ _MODULES = {
     "llmhd_pl.llm.quantized": ("QuantizedLLM",),
     "llmhd_pl.llm.scorer": ("Scorer",),
     "llmhd_pl.methods": ("DCF", "Denoising", "LLMHD", "LossDropping", "NoiseOracle", "RCE", "TCE"),
+    "llmhd_pl.padding": ("pad_samples",),
     "llmhd_pl.sample_weights": ("SampleWeights",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
@@ -110,6 +112,7 @@ __all__ = [
     "VariancePruning",
     "Yelp",
     "__version__",
+    "pad_samples",
 ]
 
 
