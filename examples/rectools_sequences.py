@@ -86,7 +86,7 @@ def train(
 
 CLIENTS = {
     f"{model}, {loss}": partial(train, model=model, loss=loss)
-    for model, loss in (("SASRec", "softmax"), ("SASRec", "gBCE"), ("BERT4Rec", "softmax"))
+    for model, loss in (("SASRec", "softmax"), ("SASRec", "BCE"), ("BERT4Rec", "softmax"))
 }
 
 if __name__ == "__main__":
