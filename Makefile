@@ -7,11 +7,12 @@ BIN = .venv/bin
 quickstart: .venv/installed
 	$(BIN)/llmhd quickstart
 
-test: .venv/installed
+test: .venv/installed .clients/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy llmhd_pl train.py benchmarks studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	PYTHONPATH=.clients OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
 
 docs: .venv/installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
@@ -23,4 +24,9 @@ docs: .venv/installed-docs
 .venv/installed: setup.cfg pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+# Other people's recommenders, beside the environment; the file says why.
+.clients/installed: tests/clients/requirements.txt .venv/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --upgrade --target .clients -r $<
 	touch $@
