@@ -34,7 +34,6 @@ from llmhd_pl.callbacks import LLMSampleScorer, PreferenceUpdater, SampleRecorde
 from llmhd_pl.datamodules import Yelp
 from llmhd_pl.llm.scorer import Preference, Scorer
 from llmhd_pl.memory import keep_freed_memory
-from llmhd_pl.sample_weights import Batch
 
 TEXT = "Likes quiet cafes with good espresso, Thai food and independent bookshops; avoids chains and loud bars. " * 3
 
@@ -85,10 +84,10 @@ class Switchable(LightGCN):
 
     denoised = True
 
-    def weights_and_counts(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
+    def weights_and_counts(self, batch: Any, losses: Tensor, *given: Tensor | None) -> tuple[Tensor, Tensor]:
         """Return the weights and counts of the denoisers, or ones while they are switched off."""
         if self.denoised:
-            return super().weights_and_counts(batch, losses)
+            return super().weights_and_counts(batch, losses, *given)
         ones = torch.ones_like(losses)
         return ones, ones
 
