@@ -225,6 +225,8 @@ class SampleRecorder(HeldTrainer):
             return
         sample, negative = check_batch(batch, self.sample_key)
         self._records.check(batch, sample)
+        if negative is None:  # whatever the objective is called, there is one loss per sample
+            self._known.match(sample.flatten())
         weights = torch.ones((*sample.shape, 2) if self.store.pointwise else sample.shape, device=sample.device)
         known = sample >= 0
         weights[known] = self.store.weights_of(sample[known], None if negative is None else negative[known])

@@ -59,16 +59,19 @@ class SampleState:
         return epoch + self.epochs_before
 
     def match(self, losses: Tensor) -> None:
-        """Make room for two losses per sample when a module of the user's own turns out to be pointwise.
+        """Make room for one or two losses per sample, as the first losses of a module of the user's own turn out.
 
         Raises:
-            RuntimeError: If it was not before.
+            RuntimeError: If they were others before.
         """
-        if losses.dim() == 2 and not self.store.pointwise:
+        if (pointwise := losses.dim() == 2) != self.store.pointwise:
             if not bool(self.store.positive.isnan().all()):
-                raise RuntimeError("training_step returned losses of shape [B, 2] after losses of shape [B].")
+                shapes = ("[B, 2]", "[B]") if pointwise else ("[B]", "[B, 2]")
+                raise RuntimeError(
+                    f"training_step returned losses of shape {shapes[0]} after losses of shape {shapes[1]}."
+                )
             epoch = self.store.epoch
-            self._new_store(True, losses.device)
+            self._new_store(pointwise, losses.device)
             self.store.begin_epoch(epoch)
 
     def _new_store(self, pointwise: bool, device: torch.device) -> None:

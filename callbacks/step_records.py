@@ -135,6 +135,7 @@ class StepRecords:
             of_sampled = losses[:, 1] if losses.dim() == 2 else None
             for value in (losses, score):
                 self.finite.see(value, epoch, step)
+            state.match(losses)
             state.store.record(*_once(record.sample, score, of_sampled, losses, record.negative))
             state.own(record.sample)
             written += len(record.sample)

@@ -159,6 +159,55 @@ def test_the_baselines_weigh_sequences_without_their_padding(tmp_path: Path, met
         assert model.seen[2].tolist() == [[1, 1, 0], [1, 0, 0]] and model.seen[3].tolist() == [[1, 1, 0], [1, 1, 0]]
 
 
+@pytest.mark.parametrize("mixin", [False, True])
+def test_an_objective_s_name_does_not_make_two_losses(tmp_path: Path, mixin: bool) -> None:
+    """hparams.objective = "bce" promises losses of observed and sampled items, which labelled rows do not have."""
+    model, samples = (
+        (Asking() if mixin else Sequential()),
+        recorder(weight_key=None if mixin else ("features", "weight")),
+    )
+    model.save_hyperparameters({"objective": "bce"})
+    quiet(tmp_path, samples, Decide(samples), max_epochs=2).fit(model, sequences())
+    assert samples.store.losses.shape == (8,) and model.seen[2].tolist() == [[1, 1, 0], [1, 0, 1]]
+
+
+class Own(Callback):
+    """Saves what two processes know together."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        trainer.save_checkpoint(self.path)
+
+
+class Ranks(Sequential):
+    """Process r trains on the r-th batch; one process on both."""
+
+    def train_dataloader(self) -> Any:
+        batches = list(sequences(own=0.5))
+        if self.trainer.world_size > 1:
+            batches = [batches[self.trainer.global_rank]] * 2
+        return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
+def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
+    states = []
+    for devices in (1, 2):
+        samples = recorder(weight_key=("features", "weight"))
+        pruning = VariancePruning(0.3, ramp_iterations=1)
+        path = tmp_path / f"{devices}.ckpt"
+        trainer = quiet(
+            tmp_path, samples, pruning, Own(path), max_epochs=3, devices=devices,
+            strategy="auto" if devices == 1 else "ddp_fork", use_distributed_sampler=False,
+        )  # fmt: skip
+        trainer.fit(Ranks())
+        states.append(torch.load(path, weights_only=True)["callbacks"]["SampleRecorder"])
+    for name in ("losses", "positive", "weights", "status"):
+        assert torch.equal(states[0][name].nan_to_num(-9.0), states[1][name].nan_to_num(-9.0)), name
+    assert (states[0]["weights"] == 0).sum() == 2  # .3 of the seven that are seen
+
+
 # --- Silent harm ------------------------------------------------------------------------------------------------------
 
 
