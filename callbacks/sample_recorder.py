@@ -295,4 +295,5 @@ class SampleRecorder(HeldTrainer):
         """Detach from the module when a fit fails, because Lightning does not call ``teardown`` then."""
         if self._in_batch is not None:
             self._in_batch.restore()
+            self._in_batch.explain(exception)
         self.teardown(trainer, pl_module, "fit")

@@ -57,6 +57,8 @@ class WatchedWeights(Tensor):
     def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs, name = kwargs or {}, getattr(function, "__name__", "")
         with torch._C.DisableTorchFunctionSubclass():
+            if torch.compiler.is_compiling():
+                return function(*args, **kwargs)  # what is noted while a function is traced would be noted twice
             watched = _first_watched(args, kwargs)
             if watched is None or not hasattr(watched, "record"):
                 return function(*args, **kwargs)

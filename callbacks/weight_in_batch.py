@@ -52,6 +52,14 @@ class WeightInBatch:
             self._replaced.restore()
         self._replaced = None
 
+    def explain(self, exception: BaseException) -> None:
+        """Add the remedy to an error of torch.compile, which cannot trace weights that are watched."""
+        if type(exception).__module__.startswith("torch._dynamo"):
+            exception.add_note(
+                f"{named(self.key)} is watched to see the losses that it is multiplied by, which torch.compile cannot "
+                "trace. Multiply outside of what is compiled, or let the module inherit llmhd_pl.SampleWeights."
+            )
+
     def losses(self, module: LightningModule) -> Tensor:
         """Return the losses of the step, float32 of the shape of the weights; NaN where none was found.
 

@@ -341,6 +341,17 @@ def test_a_product_that_cannot_be_read_is_named(tmp_path: Path, change: Any, mes
         quiet(tmp_path, recorder(weight_key=("features", "weight"))).fit(Other(), sequences())
 
 
+def test_a_compiled_product_is_explained(tmp_path: Path) -> None:
+    class Compiled(Sequential):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            product = torch.compile(lambda w, losses: (w * losses).mean(), backend="eager")
+            return product(batch["features"]["weight"], self.losses())
+
+    with pytest.raises(Exception, match="") as error:
+        quiet(tmp_path, recorder(weight_key=("features", "weight"))).fit(Compiled(), sequences())
+    assert any("torch.compile cannot trace" in note for note in error.value.__notes__)
+
+
 @pytest.mark.parametrize(
     ("key", "message"),
     [
