@@ -21,15 +21,7 @@ if TYPE_CHECKING:
         VariancePruning,
     )
     from llmhd_pl.checkpoint_io import SafeCheckpointIO
-    from llmhd_pl.datamodules import (
-        AmazonBooks,
-        AtomicFiles,
-        HeteroGraphData,
-        InteractionDataModule,
-        Steam,
-        SyntheticCatalog,
-        Yelp,
-    )
+    from llmhd_pl.datamodules import AmazonBooks, AtomicFiles, InteractionDataModule, Steam, SyntheticCatalog, Yelp
     from llmhd_pl.llm.encoder import EncoderScorer
     from llmhd_pl.llm.endpoint import EndpointScorer
     from llmhd_pl.llm.judge import EmbeddedJudge
@@ -60,7 +52,6 @@ _MODULES = {
     "llmhd_pl.datamodules": (
         "AmazonBooks",
         "AtomicFiles",
-        "HeteroGraphData",
         "InteractionDataModule",
         "Steam",
         "SyntheticCatalog",
@@ -99,7 +90,6 @@ __all__ = [
     "EncoderScorer",
     "EndpointScorer",
     "GraphPruning",
-    "HeteroGraphData",
     "InteractionDataModule",
     "LLMSampleScorer",
     "LexicalScorer",
