@@ -72,6 +72,8 @@ class Shop(InMemoryDataset):
 
 def test_a_temporal_split_takes_the_latest_edges_of_each_user() -> None:
     assert load(graph(time=tensor(TIMES)), split="temporal") == TEMPORAL
+    ties = [load(graph(time=torch.zeros(8)), split="temporal", seed=seed) for seed in range(5)]
+    assert all(other == ties[0] for other in ties)
     floats = tensor(TIMES, dtype=torch.float64)[:, None] / 7
     assert load(graph(when=floats), split="temporal", time_attr="when", seed=3) == TEMPORAL
 
@@ -113,6 +115,9 @@ def test_the_labelled_edges_are_the_test_split_except_those_labelled_0() -> None
         "valid": [(0, 0), (1, 1)],
         "test": [(1, 0), (2, 5), (3, 0)],
     }
+    # Half of each user's edges, rounded down, because only the ratio of the first two shares matters.
+    halves = load(graph(edge_label_index=test, time=tensor(TIMES)), split="temporal", split_ratios=(0.2, 0.2, 0.6))
+    assert halves["valid"] == [(0, 0), (0, 2), (1, 1)]
     labelled = graph(edge_label_index=test, edge_label=tensor([1.0, 0.0, 1.0]))
     assert load(labelled, split_ratios=(1, 0, 0)) == {"train": sorted(EDGES), "valid": [], "test": [(1, 0), (3, 0)]}
 
@@ -147,6 +152,7 @@ def test_edges_below_the_threshold_are_low_rated() -> None:
 def test_a_rating_is_compared_in_its_own_precision() -> None:
     ratings = torch.full((8,), 3.6)  # as float32, 3.6 is a little less
     assert load(graph(rating=ratings), rating_threshold=3.6, split_ratios=(1, 0, 0))["train"] == sorted(EDGES)
+    assert load(graph(rating=ratings * nan), split_ratios=(1, 0, 0))["train"] == sorted(EDGES)  # no threshold, no look
     with pytest.raises(ValueError, match=r"no edge has a 'rating' of 3.5 or more. Lower rating_threshold"):
         load(graph(rating=torch.full((8,), 3)), rating_threshold=3.5)
 
