@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import torch
 from rich.console import Console
 
-from llmhd_pl.datamodules.arguments import check_finite, check_whole
+from llmhd_pl.datamodules.arguments import check_finite, check_split, check_whole
 from llmhd_pl.datamodules.atomic_file import AtomicFile
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import NOISE, Interactions
@@ -86,19 +86,13 @@ class AtomicFiles(InteractionDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
-        if split not in ("random", "temporal"):
-            raise ValueError(f"split is {split!r}; it must be 'random' or 'temporal'.")
+        check_split(split, split_ratios)
         for name, bound in (
             ("rating_threshold", rating_threshold),
             ("noise_below", noise_below),
             ("held_out_from", held_out_from),
         ):
             check_finite(name, bound)
-        shares = len(split_ratios) == 3 and all(0 <= share <= 1 for share in split_ratios) and split_ratios[0] > 0
-        if not shares or abs(sum(split_ratios) - 1) > 1e-6:
-            raise ValueError(
-                f"split_ratios is {split_ratios}; it must be three shares that sum to 1, the first above 0."
-            )
         check_whole("k_core", k_core, 0)
         if noise_below is not None and rating_threshold is not None and noise_below <= rating_threshold:
             raise ValueError(

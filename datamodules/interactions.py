@@ -1,5 +1,6 @@
 """The interactions of a data set, checked when they are loaded, and the text of its items."""
 
+import re
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -47,6 +48,11 @@ def named(what: str, number: int, names: list[str] | None) -> str:
         names: The identifiers of the source; None if the source has only numbers.
     """
     return f"{what} {number}" if names is None else f"{what} {names[number]!r}"
+
+
+def encodable(value: object) -> str:
+    """Return a value as text that can be encoded: half a surrogate pair becomes U+FFFD."""
+    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
 
 
 @dataclass

@@ -3,7 +3,6 @@
 import codecs
 import json
 import os
-import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from llmhd_pl.datamodules.base import InteractionDataModule
-from llmhd_pl.datamodules.interactions import Interactions, unique_pairs
+from llmhd_pl.datamodules.interactions import Interactions, encodable, unique_pairs
 from llmhd_pl.datamodules.noise import NoiseSource
 from llmhd_pl.datamodules.pickles import brief, load_matrix, load_pickle
 
@@ -62,11 +61,6 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return fields
 
 
-def _text(value: object) -> str:
-    """Return a value as text that can be encoded: half a surrogate pair becomes U+FFFD."""
-    return re.sub("[\ud800-\udfff]", "\ufffd", str(value))
-
-
 def _read_lines(path: Path, num_items: int) -> list[dict[str, str]]:
     """Read ``items.jsonl``."""
     if not path.is_file():
@@ -99,7 +93,7 @@ def _read_lines(path: Path, num_items: int) -> list[dict[str, str]]:
                     f'{where}: expected an object with "item": {number - 1}. Write the items in their order, those '
                     "without text too."
                 )
-            texts.append({_text(key): _text(value) for key, value in item.items() if key != "item" and value})
+            texts.append({encodable(key): encodable(value) for key, value in item.items() if key != "item" and value})
     if len(texts) != num_items:
         raise ValueError(
             f"{path} has {len(texts)} lines, but the matrices have {num_items} items. Write one line for each item."
@@ -125,7 +119,7 @@ def _read_profiles(path: Path, num_items: int) -> list[dict[str, str]]:
         if not isinstance(text, str):
             raise ValueError(f'{path}, item {item}: expected a dict with a text under "profile". Write it anew.')
         if text not in cleaned:
-            cleaned[text] = _text(text)
+            cleaned[text] = encodable(text)
         texts[item] = {"profile": cleaned[text]}
     return texts
 

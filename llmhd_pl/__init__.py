@@ -21,7 +21,15 @@ if TYPE_CHECKING:
         VariancePruning,
     )
     from llmhd_pl.checkpoint_io import SafeCheckpointIO
-    from llmhd_pl.datamodules import AmazonBooks, AtomicFiles, InteractionDataModule, Steam, SyntheticCatalog, Yelp
+    from llmhd_pl.datamodules import (
+        AmazonBooks,
+        AtomicFiles,
+        HeteroGraphData,
+        InteractionDataModule,
+        Steam,
+        SyntheticCatalog,
+        Yelp,
+    )
     from llmhd_pl.llm.encoder import EncoderScorer
     from llmhd_pl.llm.endpoint import EndpointScorer
     from llmhd_pl.llm.judge import EmbeddedJudge
@@ -52,6 +60,7 @@ _MODULES = {
     "llmhd_pl.datamodules": (
         "AmazonBooks",
         "AtomicFiles",
+        "HeteroGraphData",
         "InteractionDataModule",
         "Steam",
         "SyntheticCatalog",
@@ -90,6 +99,7 @@ __all__ = [
     "EncoderScorer",
     "EndpointScorer",
     "GraphPruning",
+    "HeteroGraphData",
     "InteractionDataModule",
     "LLMSampleScorer",
     "LexicalScorer",
