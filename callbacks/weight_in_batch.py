@@ -54,7 +54,7 @@ class WeightInBatch:
 
     def explain(self, exception: BaseException) -> None:
         """Add the remedy to an error of torch.compile, which cannot trace weights that are watched."""
-        if type(exception).__module__.startswith("torch._dynamo"):
+        if type(exception).__module__.startswith("torch._dynamo") or "__torch_dispatch__" in str(exception):
             exception.add_note(
                 f"{named(self.key)} is watched to see the losses that it is multiplied by, which torch.compile cannot "
                 "trace. Multiply outside of what is compiled, or let the module inherit llmhd_pl.SampleWeights."
@@ -76,7 +76,8 @@ class WeightInBatch:
             raise RuntimeError(
                 f"{name} did not use {named(self.key)}, so that nothing "
                 "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of "
-                "the weight that it multiplies by: SampleRecorder(weight_key=...)."
+                "the weight that it multiplies by: SampleRecorder(weight_key=...). Within torch.compile it is not seen: "
+                "multiply outside, or let the module inherit llmhd_pl.SampleWeights."
             )
         other = "or let the module inherit llmhd_pl.SampleWeights, which is shown the losses."
         if not products.reached:
