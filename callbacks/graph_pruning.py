@@ -7,6 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback
+from llmhd_pl.callbacks.sample_recorder import SampleRecorder
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import observed
 from llmhd_pl.training_data import training_interactions
@@ -25,7 +26,7 @@ class GraphPruning(EpochEndCallback):
         ValueError: If ``patience`` is not 1 to 255, or if a checkpoint is of other data.
         TypeError: If the model has no ``set_graph(users, items)``.
         RuntimeError: If there is no ``SampleRecorder`` before it, if a callback that decides comes after it, or if the
-            data module has no training interactions.
+            training interactions are not known.
     """
 
     decides = False
@@ -49,8 +50,13 @@ class GraphPruning(EpochEndCallback):
         if stage == "fit":
             self._users, self._items = self.recorder.users, self.recorder.items
         else:
+            callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+            given = next((other.given for other in callbacks if isinstance(other, SampleRecorder)), {})
             remedy = "Pass the data module to the trainer."
-            self._users, self._items = training_interactions(trainer, self, remedy)
+            pair = (
+                (given["users"], given["items"]) if "users" in given else training_interactions(trainer, self, remedy)
+            )
+            self._users, self._items = pair
         self._built = None  # a model of this package has just built its whole graph
         fresh = stage == "fit" and not self.recorder.goes_on
         if fresh or len(self._out) != len(self._users):  # evaluation after fit goes on with its edges

@@ -98,7 +98,7 @@ class SampleRecorder(HeldTrainer):
             raise ValueError(f"decide_every is {decide_every}; it counts optimiser steps, from 1.")
         self.window, self.keep, self.decide_every = window, window if keep is None else keep, decide_every
         self.weight_key, self.sample_key = weight_key, sample_key
-        self._given = given_samples(users, items, labels, noise)
+        self.given = given_samples(users, items, labels, noise)  # by name
         self._in_batch = None if weight_key is None else WeightInBatch(weight_key)
         self._registered: list[EpochEndCallback] = []
         self._epoch: Epoch | None = None
@@ -152,7 +152,7 @@ class SampleRecorder(HeldTrainer):
         """Make room for the samples and find the way to the loss."""
         if stage != "fit":
             return
-        self.users, self.items, self.labels, self.noise = training_samples(trainer, self, self._given)
+        self.users, self.items, self.labels, self.noise = training_samples(trainer, self, self.given)
         state = SampleState(self.users, self.items, self.labels, self.window, self.keep)
         self.goes_on = self._state is not None and self._state.is_of(state.data, pl_module)
         self._trainer, self._registered = trainer, []

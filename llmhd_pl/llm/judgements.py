@@ -216,16 +216,17 @@ class Judgements:
             [f'"{key}": {json_text(name)}, ' for name in names or ()]
             for key, names in (("user_id", user_names), ("item_id", item_names))
         )
+        labels = ("" if self._liked.all() else f'"label": {label}, ' for label in self._liked[samples].int().tolist())
         columns = (samples, self.users[samples], self.items[samples], scores, kept)
         with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
             # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.
             file.writelines(
                 f'{{"epoch": {epoch}, "sample": {sample}, "user": {user}, "item": {item}, '
                 f"{user_ids[user] if user_ids else ''}{item_ids[item] if item_ids else ''}"
-                f'"title": {self._title_as_json(item)}, '
+                f'"title": {self._title_as_json(item)}, {label}'
                 f'"score": {round(score, 2) if math.isfinite(score) else "null"}, '
                 f'"kept": {"true" if hard else "false"}}}\n'
-                for sample, user, item, score, hard in zip(*(column.tolist() for column in columns), strict=True)
+                for sample, user, item, score, hard, label in zip(*(c.tolist() for c in columns), labels, strict=True)
             )
 
     def _title_as_json(self, item: int) -> str:

@@ -1,6 +1,7 @@
 """The contract with foreign recommenders: samples of any shape, labels, streams, second fits and copies."""
 
 import copy
+import json
 from pathlib import Path
 from typing import Any
 
@@ -264,6 +265,22 @@ def test_a_step_that_always_returns_none_is_an_error(tmp_path: Path) -> None:
         quiet(tmp_path, SampleRecorder(users=[0], items=[0])).fit(Silent(), rows(sample=[0]))
 
 
+def test_a_graph_of_given_interactions_is_pruned_in_evaluation_too(tmp_path: Path) -> None:
+    class Graph(Rows):
+        def set_graph(self, users: Tensor, items: Tensor) -> None:
+            self.edges = torch.stack([users, items], dim=1).tolist()
+
+        def test_step(self, batch: Any, batch_idx: int) -> None:
+            assert self.edges == [[0, 0], [1, 1]]
+
+    model, loader = Graph(), rows(sample=[0, 1, 2])
+    method = LossDropping(0.34, ramp_iterations=1, graph_patience=1, users=range(3), items=range(3))
+    trainer = quiet(tmp_path, *method, max_epochs=2)
+    trainer.fit(model, loader)
+    model.set_graph(torch.arange(3), torch.arange(3))  # as a model that is built anew
+    trainer.test(model, loader, verbose=False)
+
+
 def test_a_dummy_negative_is_named(tmp_path: Path) -> None:
     size = 40
     loader = rows(sample=torch.arange(size), negative=torch.zeros(size, dtype=torch.int64))
@@ -400,6 +417,8 @@ def test_the_judge_agrees_with_a_label_and_knows_users_by_their_likes(tmp_path: 
     assert scorer.histories == {0: [0, 1], 1: [3]} and scorer.prepared[0][1].tolist() == [[0, 0], [0, 1], [1, 3]]
     assert (2, 6) not in scorer.pairs and len(scorer.pairs) == 6
     assert float(trainer.callback_metrics["audit/dropped_is_noise_recall"]) == 1.0
+    lines = [json.loads(line) for line in (tmp_path / "judgements.jsonl").read_text().splitlines()]
+    assert {line["sample"]: line["label"] for line in lines}.items() <= dict(enumerate(labels)).items() and lines
 
 
 @pytest.mark.parametrize(("rule", "hard"), [("consistent", [0, 3]), ("paper", [1, 3])])
