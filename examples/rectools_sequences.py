@@ -34,9 +34,8 @@ class WithSamples:  # <- added, as it stands: a mixin for the data preparator of
 
     def _collate_fn_train(self, batch: list[Any]) -> dict[str, torch.Tensor]:  # <-
         made, rows = super()._collate_fn_train(batch), [extras["sample"] for *_, extras in batch]  # <-
-        return made | {
-            "sample": pad_samples(rows, made["y"].shape[1]).where(made["y"] != 0, -1)
-        }  # <- not all are targets
+        # Not every place is a target.
+        return made | {"sample": pad_samples(rows, made["y"].shape[1]).where(made["y"] != 0, -1)}  # <-
 
 
 class SASRecPreparator(WithSamples, SASRecDataPreparator):
@@ -51,7 +50,7 @@ MODELS = {"SASRec": (SASRecModel, SASRecPreparator), "BERT4Rec": (BERT4RecModel,
 
 
 def train(
-    clicks: Clicks, denoise: Arm, epochs: int, seed: int, model: str = "SASRec", loss: str = "softmax", length: int = 20
+    clicks: Clicks, denoise: Arm, epochs: int, seed: int, model: str = "SASRec", loss: str = "softmax", length: int = 50
 ) -> Outcome:
     """Train a model, and recommend."""
     seed_everything(seed, verbose=False)
@@ -72,7 +71,7 @@ def train(
 
     kind, preparator = MODELS[model]
     recommender = kind(
-        n_factors=32, n_blocks=1, n_heads=1, session_max_len=length, batch_size=64, lr=0.005, loss=loss, n_negatives=16,
+        n_factors=32, n_blocks=1, n_heads=1, session_max_len=length, batch_size=16, lr=0.01, loss=loss, n_negatives=16,
         data_preparator_type=preparator, get_trainer_func=trainer,
     )  # fmt: skip
     recommender.fit(dataset)

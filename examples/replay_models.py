@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer, seed_everything
 from replay.data import FeatureHint, FeatureSource, FeatureType
 from replay.data.nn import TensorFeatureInfo, TensorFeatureSource, TensorSchema
 from replay.nn.lightning import LightningModule
+from replay.nn.lightning.optimizer import OptimizerFactory
 from replay.nn.loss import CEWeighted
 from replay.nn.sequential.sasrec import SasRec
 from replay.nn.sequential.twotower import TwoTower
@@ -37,11 +38,8 @@ def batches(clicks: Clicks, length: int, size: int) -> DataLoader[Batch]:
 
     def collate(users: list[int]) -> Batch:
         valid, item = known[users], clicks.items[before[users]].where(before[users] >= 0, clicks.num_items)
-        features = {
-            "item_id": item,
-            "weight": valid[..., None].float(),
-            "sample": sample[users][..., None],
-        }  # <- sample
+        features = {"item_id": item, "weight": valid[..., None].float()}
+        features["sample"] = sample[users][..., None]  # <-
         target = clicks.items[sample[users]].where(valid, clicks.num_items)[..., None]
         masks = {"padding_mask": before[users] >= 0, "target_padding_mask": valid[..., None]}
         return {"feature_tensors": features, "positive_labels": target, **masks}
@@ -76,16 +74,14 @@ def make(clicks: Clicks, model: str, length: int) -> Any:
     return made
 
 
-def train(clicks: Clicks, denoise: Arm, epochs: int, seed: int, model: str = "SasRec", length: int = 20) -> Outcome:
+def train(clicks: Clicks, denoise: Arm, epochs: int, seed: int, model: str = "SasRec", length: int = 50) -> Outcome:
     """Train a model, and recommend."""
     seed_everything(seed, verbose=False)
-    module = LightningModule(make(clicks, model, length))
-    callbacks = denoise(  # <-
-        **{"users": clicks.users, "items": clicks.items},  # <-
-        **{"sample_key": ("feature_tensors", "sample"), "weight_key": ("feature_tensors", "weight")},  # <-
-    )
+    module = LightningModule(make(clicks, model, length), OptimizerFactory(learning_rate=0.003))
+    sample_key, weight_key = ("feature_tensors", "sample"), ("feature_tensors", "weight")  # <-
+    callbacks = denoise(users=clicks.users, items=clicks.items, sample_key=sample_key, weight_key=weight_key)  # <-
     trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **quiet())
-    trainer.fit(module, batches(clicks, length, size=64))
+    trainer.fit(module, batches(clicks, length, size=16))
     last = pad_samples([row.tolist() for row in clicks.sequences()], length)
     item = clicks.items[last].where(last >= 0, clicks.num_items)
     with torch.no_grad():
