@@ -66,7 +66,9 @@ def train(
     dataset = Dataset.construct(table, keep_extra_cols=True)  # <- keep_extra_cols
 
     def trainer() -> Trainer:
-        callbacks = denoise(users=clicks.users, items=clicks.items, weight_key="yw")  # <-
+        # A seventh of the clicks is masked in each epoch: decisions about the others stay for 15.
+        window = 15 if model == "BERT4Rec" else 5
+        callbacks = denoise(users=clicks.users, items=clicks.items, weight_key="yw", window=window)  # <-
         return Trainer(max_epochs=epochs, callbacks=callbacks, **quiet())
 
     kind, preparator = MODELS[model]
@@ -89,4 +91,4 @@ CLIENTS = {
 }
 
 if __name__ == "__main__":
-    main("examples/rectools_sequences.py", CLIENTS, epochs=6)
+    main("examples/rectools_sequences.py", CLIENTS, epochs=15)

@@ -93,4 +93,4 @@ def train(clicks: Clicks, denoise: Arm, epochs: int, seed: int, model: str = "Sa
 CLIENTS = {f"RePlay {model}": partial(train, model=model) for model in ("SasRec", "TwoTower")}
 
 if __name__ == "__main__":
-    main("examples/replay_models.py", CLIENTS, epochs=12)
+    main("examples/replay_models.py", CLIENTS, epochs=15)
