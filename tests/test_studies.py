@@ -1,5 +1,6 @@
 """The studies' parts, on less data; their figures stand in docs/studies."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ from llmhd_pl.llm.lexical import LexicalScorer
 from llmhd_pl.llm.prompts import Prompts
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "studies"))
+import clients
+import comparison
 import drift
 import prompts
 import variance
@@ -59,3 +62,47 @@ def test_variances_of_the_kinds_are_compared(monkeypatch: pytest.MonkeyPatch, tm
     assert [len(look.shown[kind]) for kind in ("easy", "hard", "noise")] == [
         int((data.train_kinds == kind).sum()) for kind in range(3)
     ]
+
+
+def test_clients_are_measured_once_and_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    examples = {
+        "two towers": ("two_tower_softmax", "two towers", 1, 1),
+        "DeepFM": ("ctr_labels", "DeepFM", 1, 1),
+        "X": ("no_such_example", "X", 1, 1),  # its library is missing, so it is left out
+    }
+    monkeypatch.setattr(clients, "RECORDS", tmp_path / "clients.jsonl")
+    monkeypatch.setattr(clients, "CLIENTS", examples)
+    monkeypatch.setattr(clients, "book_shop", lambda readers, seed: comparison.book_shop(40, seed))
+    for seeds, new in (([0], [0] * 6), ([0], []), ([0, 1], [1] * 6)):
+        rows = list(clients.measured(None, list(examples), seeds))
+        assert [row["seed"] for row in rows] == new
+        with clients.RECORDS.open("a") as file:
+            file.writelines(json.dumps(row) + "\n" for row in rows)
+    lines = clients.table().splitlines()[2:]
+    for line, client, metric in zip(lines, examples, ("NDCG@10", "AUC"), strict=False):
+        judge = [row for row in clients.records() if row["client"] == client and row["arm"] == "judge"]
+        (one, two), found = (row[metric] for row in judge), sum(row["precision"] for row in judge) / 2
+        cells = [cell.strip() for cell in line.split("|")[1:-1]]
+        assert cells[:3] == ["book shop", client, metric] and len(cells) == 9
+        assert cells[5] == f"{(one + two) / 2:.4f} ± {abs(one - two) / 2**0.5:.4f}"
+        assert cells[8].split(" ± ")[0] == f"{found:.0%}"
+    assert len(lines) == 2
+
+
+def test_planted_clicks_come_at_times_between_the_others_of_their_user(tmp_path: Path) -> None:
+    rows = [
+        f"u{user}\t{(3 * user + place) % 20}\t{'5' if place < 10 else '1'}\t{100 * user + place if place < 10 else 7}"
+        for user in range(1, 11)
+        for place in range(15)  # the last five are rated too low to be clicks, and early
+    ]
+    header = "user_id:token\titem_id:token\trating:float\ttimestamp:float"
+    (tmp_path / "ml-100k.inter").write_text("\n".join([header, *rows]) + "\n")
+    (tmp_path / "ml-100k.item").write_text(
+        "\n".join(["item_id:token\ttitle:token_seq", *(f"{item}\tA" for item in range(20))]) + "\n"
+    )
+    clicks = clients.ml_100k(str(tmp_path), seed=0)
+    assert len(clicks.users) == 10 * 8 + 16 and int(clicks.noise.sum()) == 16 and len(clicks.test) == 20
+    for user, row in enumerate(clicks.sequences()):
+        real = clicks.times[row][~clicks.noise[row]]
+        assert (real.diff() == 1).all() and len(real) == 8  # the first eight of each user, by their own times
+        assert ((clicks.times[row] >= real.min()) & (clicks.times[row] <= real.max())).all(), user

@@ -46,10 +46,12 @@ class ByHand(Callback):
 
     Args:
         own: The weight of each interaction in the table, [n].
+        names: The item of each interaction, as the table calls it.
     """
 
-    def __init__(self, own: Tensor) -> None:
+    def __init__(self, own: Tensor, names: list[str]) -> None:
         self.own, self.losses, self.weights = own, torch.full((len(own),), torch.nan), torch.ones(len(own))
+        self.names = names
         self.totals: list[tuple[float, float]] = []
         self.dropped = 0  # targets of weight 0 that were compared
 
@@ -65,6 +67,8 @@ class ByHand(Callback):
         sample, found = self.batch["sample"], {n: p.grad for n, p in pl_module.torch_model.named_parameters()}
         known = sample >= 0
         assert torch.equal(known, self.batch["y"] != 0)
+        targets = pl_module.data_preparator.item_id_map.convert_to_external(self.batch["y"][known].numpy())
+        assert targets.tolist() == [self.names[row] for row in sample[known]]
         weights = self.own[sample[known]] * self.weights[sample[known]]
         self.dropped += int((weights == 0).sum())
         losses = by_hand(pl_module, self.batch)[known]
@@ -99,10 +103,10 @@ def interactions() -> tuple[pd.DataFrame, Dataset]:
     return table, Dataset.construct(table[columns], keep_extra_cols=True)
 
 
-def trainer(folder: str, users: list[int], items: list[int], own: list[float], epochs: int) -> Trainer:
+def trainer(folder: str, users: list[int], names: list[str], own: list[float], epochs: int) -> Trainer:
     """What RecTools makes its trainer with, also when it loads a model."""
-    method = LossDropping(0.3, ramp_iterations=1, users=users, items=items, weight_key="yw")
-    callbacks = [*method, ByHand(torch.tensor(own))]
+    method = LossDropping(0.3, ramp_iterations=1, users=users, items=pd.factorize(names)[0], weight_key="yw")
+    callbacks = [*method, ByHand(torch.tensor(own), names)]
     return Trainer(max_epochs=epochs, callbacks=callbacks, **(quiet() | {"default_root_dir": folder}))
 
 
@@ -110,7 +114,7 @@ def made(folder: Path, table: pd.DataFrame, model: str, loss: str, epochs: int, 
     kind, preparator = MODELS[model]
     told = {
         "folder": str(folder), "epochs": epochs, "own": table[Columns.Weight].tolist(),
-        "users": pd.factorize(table[Columns.User])[0].tolist(), "items": pd.factorize(table[Columns.Item])[0].tolist(),
+        "users": pd.factorize(table[Columns.User])[0].tolist(), "names": table[Columns.Item].tolist(),
     }  # fmt: skip
     given = {"n_factors": 8, "n_blocks": 1, "n_heads": 1, "session_max_len": 6, "batch_size": 5, "dropout_rate": 0.0}
     given |= {"n_negatives": NEGATIVES, "gbce_t": T, "lr": 0.0, **arguments}

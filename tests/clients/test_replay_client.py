@@ -27,7 +27,7 @@ SAMPLED = torch.tensor([0, 3, 5, 8, 13, 21])  # the negatives of every step; som
 
 class ByHand(lightning.Callback):
     def __init__(self, clicks: Clicks, own: Tensor) -> None:
-        self.own = own
+        self.own, self.items = own, clicks.items
         self.losses, self.weights = torch.full((len(clicks.users),), torch.nan), torch.ones(len(clicks.users))
         self.totals: list[tuple[float, float]] = []
 
@@ -44,6 +44,7 @@ class ByHand(lightning.Callback):
         assert type(features["weight"]) is Tensor
         assert torch.equal(features["weight"].squeeze(2)[known], self.own[sample[known]])
         logits, target = logits[known], batch["positive_labels"].squeeze(2)[known]
+        assert torch.equal(target, self.items[sample[known]])
         if "negative_labels" in batch:
             negative = logits[:, SAMPLED].masked_fill(target[:, None] == SAMPLED, -torch.inf)
             logits = torch.cat([logits.gather(1, target[:, None]), negative], dim=1)
