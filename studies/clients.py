@@ -35,7 +35,7 @@ from comparison import Clicks, Train, arms, book_shop  # noqa: E402
 from llmhd_pl import AtomicFiles  # noqa: E402
 
 RECORDS = ROOT / "results" / "clients.jsonl"
-# The example of each client, its name there, and its epochs on the book shop and on ml-100k. Learning rates and epochs of
+# The example of each client, its name there, and its epochs on the book shop and ml-100k. Learning rates and epochs of
 # the sequence models were chosen without denoising, on data of another seed (100).
 CLIENTS = {
     "RecTools SASRec, softmax": ("rectools_sequences", "SASRec, softmax", 15, 10),
