@@ -43,7 +43,7 @@ CLIENTS = {
     "RecTools BERT4Rec, softmax": ("rectools_sequences", "BERT4Rec, softmax", 30, 20),
     "RePlay SasRec": ("replay_models", "RePlay SasRec", 15, 10),
     "RePlay TwoTower": ("replay_models", "RePlay TwoTower", 15, 10),
-    "PyG LightGCN": ("pyg_lightgcn", "PyG LightGCN", 30, 10),
+    "PyG LightGCN": ("pyg_lightgcn", "PyG LightGCN", 15, 15),
     "two towers, in-batch softmax": ("two_tower_softmax", "two towers", 15, 10),
     "DeepFM, labels": ("ctr_labels", "DeepFM", 8, 5),
 }
