@@ -117,12 +117,13 @@ class StepRecords:
             sample, negative = check_batch(batch, sample_key)
             if negative is not None:
                 values = checked_outputs(module, outputs, sample, self.weight_key, state.store.pointwise)
+                for value in values:
+                    self.finite.see(value, epoch, step)
                 losses, positive_score, negative_score = values
                 # Those that were given to sample_weights are not weighted yet; the returned ones may be.
                 if len(records) == 1 and records[0].losses.shape == losses.shape:
                     losses = records[0].losses
-                for value in (losses, positive_score, negative_score):
-                    self.finite.see(value, epoch, step)
+                    self.finite.see(losses, epoch, step)
                 state.match(losses)
                 state.store.record(sample, positive_score, negative_score, losses, negative)
                 state.own(sample)

@@ -43,7 +43,7 @@ class Recommender(SampleWeights, LightningModule):  # <- SampleWeights
 
     def configure_optimizers(self) -> Any:
         """Adam."""
-        return torch.optim.Adam(self.parameters(), lr=0.01)
+        return torch.optim.Adam(self.parameters(), lr=0.02)
 
 
 def train(clicks: Clicks, denoise: Arm, epochs: int, seed: int) -> Outcome:
@@ -52,7 +52,7 @@ def train(clicks: Clicks, denoise: Arm, epochs: int, seed: int) -> Outcome:
     module = Recommender(clicks)
     callbacks = denoise(users=clicks.users, items=clicks.items, graph_patience=2)  # <-
     trainer = Trainer(max_epochs=epochs, callbacks=callbacks, **quiet())
-    trainer.fit(module, DataLoader(torch.arange(len(clicks.users)), batch_size=1024, shuffle=True))  # type: ignore[arg-type]
+    trainer.fit(module, DataLoader(torch.arange(len(clicks.users)), batch_size=4096, shuffle=True))  # type: ignore[arg-type]
     with torch.no_grad():
         users, items = module.model.get_embedding(module.edges).split([clicks.num_users, clicks.num_items])
     return Outcome(ranking(top_ten(users @ items.T, clicks), clicks), trainer.callbacks, clicks.noise)  # type: ignore[attr-defined]

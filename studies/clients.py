@@ -35,7 +35,7 @@ from comparison import Clicks, Train, arms, book_shop  # noqa: E402
 from llmhd_pl import AtomicFiles  # noqa: E402
 
 RECORDS = ROOT / "results" / "clients.jsonl"
-# The example of each client, its name there, and its epochs on the book shop and on ml-100k. Learning rates and epochs of
+# The example of each client, its name there, and its epochs on the book shop and ml-100k. Learning rates and epochs of
 # the sequence models were chosen without denoising, on data of another seed (100).
 CLIENTS = {
     "RecTools SASRec, softmax": ("rectools_sequences", "SASRec, softmax", 15, 10),
@@ -43,7 +43,7 @@ CLIENTS = {
     "RecTools BERT4Rec, softmax": ("rectools_sequences", "BERT4Rec, softmax", 30, 20),
     "RePlay SasRec": ("replay_models", "RePlay SasRec", 15, 10),
     "RePlay TwoTower": ("replay_models", "RePlay TwoTower", 15, 10),
-    "PyG LightGCN": ("pyg_lightgcn", "PyG LightGCN", 30, 10),
+    "PyG LightGCN": ("pyg_lightgcn", "PyG LightGCN", 15, 15),
     "two towers, in-batch softmax": ("two_tower_softmax", "two towers", 15, 10),
     "DeepFM, labels": ("ctr_labels", "DeepFM", 8, 5),
 }
