@@ -109,7 +109,7 @@ def records() -> list[dict[str, Any]]:
 def table() -> str:
     """Means and deviations over the seeds, in Markdown."""
     rows = pd.DataFrame(records())
-    rows["metric"] = rows["NDCG@10"].fillna(rows["AUC"]) if "AUC" in rows else rows["NDCG@10"]
+    rows["metric"] = rows.reindex(columns=["NDCG@10", "AUC"]).bfill(axis=1).iloc[:, 0]
     lines = [
         "| data | client | metric | plain | loss | judge | planted | of dropped: loss | of dropped: judge |",
         "|---|---|---|---|---|---|---|---|---|",
