@@ -36,7 +36,7 @@ from llmhd_pl import AtomicFiles  # noqa: E402
 
 RECORDS = ROOT / "results" / "clients.jsonl"
 # The example of each client, its name there, and its epochs on the book shop and ml-100k. Learning rates and epochs of
-# the sequence models were chosen without denoising, on data of another seed (100).
+# the sequence models were chosen without denoising, on a book shop of another seed and on a validation part of ml-100k.
 CLIENTS = {
     "RecTools SASRec, softmax": ("rectools_sequences", "SASRec, softmax", 15, 10),
     "RecTools SASRec, BCE": ("rectools_sequences", "SASRec, BCE", 15, 10),
