@@ -114,7 +114,9 @@ def table() -> str:
         "| data | client | metric | plain | loss | judge | planted | of dropped: loss | of dropped: judge |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    for (data, client), group in rows.groupby(["data", "client"], sort=False):
+    rows = rows.sort_values(["data", "seed"], kind="stable")
+    rows["client"] = pd.Categorical(rows["client"], categories=list(CLIENTS))
+    for (data, client), group in rows.groupby(["data", "client"], observed=True):
         metric = group.pivot(index="seed", columns="arm", values="metric")
         found = group.pivot(index="seed", columns="arm", values="precision")
         measure = "AUC" if "AUC" in group and group["AUC"].notna().any() else "NDCG@10"
