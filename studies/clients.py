@@ -4,9 +4,9 @@
 
 Trains the models of ``examples/`` (RecTools, RePlay, PyG, two towers, DeepFM) on the book shop and on ml-100k with 20 %
 random clicks planted, three times each: as they are, with the highest losses dropped, and with ``LexicalScorer`` as the
-judge. The share that is dropped is the share that was planted. Settings were
-chosen for plain training; all arms of a client train for the same number of epochs. What is measured is the client's own metric on test data, and how many of the dropped clicks are
-planted ones, against the share among all.
+judge. The share that is dropped is the share that was planted. Settings were chosen for plain training, and all arms of
+a client train for the same number of epochs. What is measured is the client's own metric on test data, and how many of
+the dropped clicks are planted ones, against the share among all.
 
 Every run is a line of ``results/clients.jsonl``; what has been run is not run again. Writes the table
 ``results/clients.md``. A client whose library is not installed is left out.
