@@ -8,8 +8,8 @@ judge. The share that is dropped is the share that was planted. Settings were ch
 a client train for the same number of epochs. What is measured is the client's own metric on test data, and how many of
 the dropped clicks are planted ones, against the share among all.
 
-Every run is a line of ``results/clients.jsonl``; what has been run is not run again. Writes the table
-``results/clients.md``. A client whose library is not installed is left out.
+Every run is a line of ``docs/studies/clients.jsonl``; what has been run is not run again. Prints the
+table of ``docs/results/clients.md``. A client whose library is not installed is left out.
 """
 
 import argparse
@@ -34,7 +34,7 @@ from comparison import Clicks, Train, arms, book_shop  # noqa: E402
 
 from llmhd_pl import AtomicFiles  # noqa: E402
 
-RECORDS = ROOT / "results" / "clients.jsonl"
+RECORDS = ROOT / "docs" / "studies" / "clients.jsonl"
 # The example of each client, its name there, and its epochs on the book shop and ml-100k. Learning rates and epochs of
 # the sequence models were chosen without denoising, on a book shop of another seed and on a validation part of ml-100k.
 CLIENTS = {
@@ -141,7 +141,6 @@ def main() -> None:
         with RECORDS.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         print({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}, flush=True)
-    (ROOT / "results" / "clients.md").write_text(table(), encoding="utf-8")
     print(table())
 
 
