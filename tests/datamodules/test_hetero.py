@@ -249,6 +249,7 @@ def test_texts_are_given_or_found_in_the_graph() -> None:
     assert HeteroGraphData(data, texts=texts).interactions.items == [
         {"text": "Compost"}, {"title": "Mulch", "year": "1995"}, {}, {}, {"title": "Comets"}, {"text": "x"},
     ]  # fmt: skip
+    assert HeteroGraphData(data, texts=["", {}, {"title": None}, "", "", ""]).interactions.items == []  # none has text
 
 
 @pytest.mark.parametrize(
