@@ -125,7 +125,8 @@ class HeteroGraphData(InteractionDataModule):
         if self.split == "temporal":
             remedy = "Set time_attr, or split at random."
             # Their order is all that matters, and of floats it is the rank.
-            table.times = np.unique(edges.values(self.time_attr, "edge_index", remedy).numpy(), return_inverse=True)[1]
+            times = edges.values(self.time_attr, "edge_index", remedy)
+            table.times = times.unique(return_inverse=True)[1].numpy()
         low = [self._take_positives(table, edges)]
         if len(table) == 0:
             raise ValueError(
@@ -149,7 +150,7 @@ class HeteroGraphData(InteractionDataModule):
         if self.rating_threshold is not None:
             table.grades = _reach(edges.values("edge_label", "edge_label_index", remedy), self.rating_threshold)
         elif "edge_label" in edges:
-            table.take(edges.values("edge_label", "edge_label_index", "Correct or remove it.").numpy() != 0)
+            table.take((edges.values("edge_label", "edge_label_index", "Correct or remove it.") != 0).numpy())
         low = self._take_positives(table, edges)
         if len(table) == 0:
             raise ValueError(

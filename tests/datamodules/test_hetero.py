@@ -11,6 +11,7 @@ from small_data import Pair, pairs_of
 from torch import Tensor, nan, tensor
 from torch_geometric import EdgeIndex
 from torch_geometric.data import Data, HeteroData, InMemoryDataset
+from torch_geometric.datasets import AmazonBook, MovieLens100K
 from torch_geometric.transforms import RandomLinkSplit, ToSparseTensor, ToUndirected
 
 from llmhd_pl import LLMHD, HeteroGraphData, LexicalScorer, LightGCN
@@ -74,6 +75,7 @@ def test_a_temporal_split_takes_the_latest_edges_of_each_user() -> None:
     assert load(graph(time=tensor(TIMES)), split="temporal") == TEMPORAL
     ties = [load(graph(time=torch.zeros(8)), split="temporal", seed=seed) for seed in range(5)]
     assert all(other == ties[0] for other in ties)
+    assert load(graph(time=tensor(TIMES).bfloat16()), split="temporal") == TEMPORAL  # which NumPy does not have
     floats = tensor(TIMES, dtype=torch.float64)[:, None] / 7
     assert load(graph(when=floats), split="temporal", time_attr="when", seed=3) == TEMPORAL
 
@@ -118,8 +120,10 @@ def test_the_labelled_edges_are_the_test_split_except_those_labelled_0() -> None
     # Half of each user's edges, rounded down, because only the ratio of the first two shares matters.
     halves = load(graph(edge_label_index=test, time=tensor(TIMES)), split="temporal", split_ratios=(0.2, 0.2, 0.6))
     assert halves["valid"] == [(0, 0), (0, 2), (1, 1)]
-    labelled = graph(edge_label_index=test, edge_label=tensor([1.0, 0.0, 1.0]))
-    assert load(labelled, split_ratios=(1, 0, 0)) == {"train": sorted(EDGES), "valid": [], "test": [(1, 0), (3, 0)]}
+    for kind in (torch.float32, torch.bfloat16, torch.bool):
+        labelled = graph(edge_label_index=test, edge_label=tensor([1, 0, 1]).to(kind))
+        expected = {"train": sorted(EDGES), "valid": [], "test": [(1, 0), (3, 0)]}
+        assert load(labelled, split_ratios=(1, 0, 0)) == expected
 
 
 def test_the_last_graph_of_random_link_split_is_trained_and_tested_on() -> None:
@@ -245,6 +249,7 @@ def test_texts_are_given_or_found_in_the_graph() -> None:
     assert HeteroGraphData(data, texts=texts).interactions.items == [
         {"text": "Compost"}, {"title": "Mulch", "year": "1995"}, {}, {}, {"title": "Comets"}, {"text": "x"},
     ]  # fmt: skip
+    assert HeteroGraphData(data, texts=["", {}, {"title": None}, "", "", ""]).interactions.items == []  # none has text
 
 
 @pytest.mark.parametrize(
@@ -371,6 +376,39 @@ def test_a_data_set_holds_one_graph() -> None:
     assert len(found.train) + len(found.valid) == 140 and len(found.test) == 40
     with pytest.raises(ValueError, match=r"Shop holds 2 graphs; give one of them, such as data\[0\]"):
         load(Shop(copies=2))
+
+
+def write(folder: Path, **files: str) -> None:
+    """Write the raw files of a data set, so that nothing is downloaded; "_" in a name stands for the dot."""
+    (folder / "raw").mkdir()
+    for name, text in files.items():
+        (folder / "raw" / ".".join(name.rsplit("_", 1))).write_text(text)
+
+
+def test_the_amazon_book_of_pytorch_geometric_is_read(tmp_path: Path) -> None:
+    write(
+        tmp_path, user_list_txt="org_id remap_id\na 0\nb 1\nc 2\n", item_list_txt="org_id remap_id\nx 0\ny 1\nz 2\n",
+        train_txt="0 2 0\n1 1\n", test_txt="0 1\n1 \n",
+    )  # fmt: skip
+    found = HeteroGraphData(AmazonBook(str(tmp_path)), split_ratios=(1, 0, 0)).interactions
+    assert found.name == "AmazonBook, edge type ('user', 'rates', 'book')"
+    assert (found.num_users, found.num_items, found.low_rated) == (3, 3, None)
+    assert splits(found) == {"train": [(0, 0), (0, 2), (1, 1)], "valid": [], "test": [(0, 1)]}
+
+
+def test_the_movie_lens_of_pytorch_geometric_is_read_with_its_ratings(tmp_path: Path) -> None:
+    films = "".join(f"{film}|Film|01-Jan-1995||http|{'|'.join('0' * 19)}\n" for film in (1, 2, 3, 4))
+    write(
+        tmp_path, u_item=films, u_user="1|24|M|writer|85711\n2|53|F|other|94043\n",
+        u1_base="1\t1\t5\t30\n1\t2\t4\t10\n1\t3\t4\t20\n2\t1\t2\t5\n", u1_test="1\t4\t3\t9\n2\t2\t5\t9\n",
+    )  # fmt: skip
+    data = MovieLens100K(str(tmp_path))
+    assert load(data, split_ratios=(1, 0, 0)) == {
+        "train": [(0, 0), (0, 1), (0, 2), (1, 0)], "valid": [], "test": [(0, 3), (1, 1)],
+    }  # fmt: skip
+    found = HeteroGraphData(data, rating_threshold=4, split="temporal").interactions
+    assert splits(found) == {"train": [(0, 1), (0, 2)], "valid": [(0, 0)], "test": [(1, 1)]}
+    assert found.low_rated is not None and sorted(pairs_of(found.low_rated)) == [(0, 3), (1, 0)]
 
 
 def test_a_model_is_trained_and_tested_with_the_callbacks(tmp_path: Path) -> None:
