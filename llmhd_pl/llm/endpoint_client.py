@@ -174,32 +174,34 @@ class EndpointClient:
                     if answer.status == -1:
                         return None
                     reply = self._read(answer, prompt, secrets)
-                    if reply.cause in FATAL:
+                    # Here, and not where replies are taken, because no further question may begin in between.
+                    if not stop.is_set() and self._is_the_end(reply):
+                        nonlocal fatal
+                        fatal = reply
                         stop.set()
                     return reply
 
             futures = {portal.start_task_soon(ask, prompt): number for number, prompt in enumerate(prompts)}
             for future in as_completed(futures):
                 reply = future.result()
-                if reply is None:
-                    continue
-                if reply.cause in FATAL:
-                    fatal = fatal or reply
+                if reply is None or reply.cause in FATAL:
                     continue  # others may have been answered at the same time
                 self._warn(reply, secrets)
                 unreached += reply.cause == "connection"
-                self._failed_in_a_row = self._failed_in_a_row + 1 if reply.cause in OUTAGES else 0
                 self._forms[form].add(reply, is_useful)
                 yield futures[future], reply
-                if fatal is None and self._failed_in_a_row >= ENOUGH:
-                    fatal = reply
-                    portal.call(stop.set)
-                elif fatal is None and unreached == len(prompts):
+                if fatal is None and unreached == len(prompts):
                     fatal = reply
         if fatal is not None:
             failed, self._failed_in_a_row = self._failed_in_a_row, 0
             raise self._error(fatal, failed)
         self._forms[form].check(f"{self.base_url} answered none of {{}} prompts to {self.model!r}", secrets)
+
+    def _is_the_end(self, reply: EndpointReply) -> bool:
+        """Count failures in a row; return whether no further question can succeed."""
+        if reply.cause not in FATAL:
+            self._failed_in_a_row = self._failed_in_a_row + 1 if reply.cause in OUTAGES else 0
+        return reply.cause in FATAL or self._failed_in_a_row >= ENOUGH
 
     def _read(self, answer: Answer, prompt: str, secrets: Secrets) -> EndpointReply:
         """Return what an answer means; what it says is as a message may show it."""
