@@ -33,8 +33,7 @@ class BatchDenoiser(HeldTrainer, ABC):
                 f"{type(pl_module).__name__} does not show them. Let it inherit llmhd_pl.SampleWeights and "
                 "multiply its un-reduced losses by self.sample_weights(batch, losses)."
             )
-        self._trainer, self.goes_on = trainer, self._module is pl_module
-        self._module = pl_module
+        self.goes_on = self.hold(trainer, pl_module)
         pl_module.attach_denoiser(self.weigh)
 
     def on_train_batch_end(

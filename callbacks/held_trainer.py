@@ -16,9 +16,14 @@ class HeldTrainer(Callback):
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
-        # What is being copied itself is found in the memo; everything else is shared.
-        for held in (self._trainer, self._module):
-            memo.setdefault(id(held), held)
         for name, value in vars(self).items():
-            setattr(copied, name, copy.deepcopy(value, memo))
+            # They are shared, unless they are being copied themselves.
+            held = name in ("_trainer", "_module") and id(value) not in memo
+            setattr(copied, name, value if held else copy.deepcopy(value, memo))
         return copied
+
+    def hold(self, trainer: Trainer, module: LightningModule) -> bool:
+        """Keep the trainer and the module of a fit; return whether the last fit was of the same module."""
+        same = self._module is module
+        self._trainer, self._module = trainer, module
+        return same

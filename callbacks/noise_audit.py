@@ -39,7 +39,7 @@ class NoiseAudit(EpochEndCallback):
         super().setup(trainer, pl_module, stage)
         if stage != "fit":
             return
-        noise = known_noise(trainer, self) if self.recorder.noise is None else self.recorder.noise
+        noise = known_noise(trainer, self, self.recorder.noise)
         kinds = getattr(getattr(trainer, "datamodule", None), "train_kinds", None)
         self.kinds: Tensor = noise.to(int8) * NOISE_KIND if kinds is None else kinds
         self._knows = bool((self.kinds == NOISE_KIND).any())

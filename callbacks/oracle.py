@@ -31,7 +31,7 @@ class Oracle(BatchDenoiser):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the mask and attach to the loss."""
-        self._clean = ~(known_noise(trainer, self) if self._noise is None else self._noise)
+        self._clean = ~known_noise(trainer, self, self._noise)
         super().setup(trainer, pl_module, stage)
         if not self.graph:
             return

@@ -154,12 +154,12 @@ class SampleRecorder(HeldTrainer):
             return
         self.users, self.items, self.labels, self.noise = training_samples(trainer, self, self.given)
         state = SampleState(self.users, self.items, self.labels, self.window, self.keep)
-        self.goes_on = self._state is not None and self._state.is_of(state.data, pl_module)
-        self._trainer, self._registered = trainer, []
+        self.goes_on = self.hold(trainer, pl_module) and self._state is not None and self._state.data == state.data
+        self._registered = []
         if not self.goes_on:
             self._state = state
             pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
-            state.begin(pl_module, pointwise, trainer.strategy.root_device)
+            state.begin(pointwise, trainer.strategy.root_device)
         self._known.restored = False
         self._recorded = 0  # records since the last decision
         self._records = StepRecords(self.users, self.items, self.labels, self.weight_key)
@@ -208,7 +208,8 @@ class SampleRecorder(HeldTrainer):
     def _close_epoch(self, pl_module: LightningModule) -> None:
         self._records.finite.verify(self.store.epoch)
         if not self._known.restored:
-            check_recorded(pl_module, self.reduce(torch.tensor(self._recorded)), self.store.epoch)
+            recorded = self.reduce(torch.tensor(self._recorded, device=self.store.losses.device))
+            check_recorded(pl_module, recorded, self.store.epoch)
         check_negatives(self.store.negative_item)
         self._known.decided, self._known.restored, self._recorded = self.store.epoch, False, 0
         self._known.check_owners(self._trainer)

@@ -1,10 +1,9 @@
 """SampleState: what a recorder knows of the samples, from fit to fit, from process to process and in checkpoints."""
 
 from typing import Any
-from uuid import uuid4
 
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Trainer
 from torch import Tensor
 
 from llmhd_pl.denoising.store import SampleStore
@@ -38,16 +37,12 @@ class SampleState:
         """The steps taken, and those until the last decision; all fits together."""
         self.restored = False
         """Whether the samples are those of a checkpoint, and no epoch has ended since."""
-        self._fit = uuid4().hex
 
-    def begin(self, module: LightningModule, pointwise: bool, device: torch.device) -> None:
-        """Make room for the samples, and mark the module as the one that is trained on them."""
-        module._denoised_in = self._fit  # type: ignore[assignment]
-        self._new_store(pointwise, device)
-
-    def is_of(self, data: str, module: LightningModule) -> bool:
-        """Return whether this is what another fit of a module on this data has left."""
-        return data == self.data and getattr(module, "_denoised_in", None) == self._fit
+    def begin(self, pointwise: bool, device: torch.device) -> None:
+        """Make room for the samples, with one or two losses each."""
+        self.store = SampleStore(self.num_samples, self.window, pointwise, device, self.keep)
+        # What belongs to this process; the rest of the store is as the checkpoint had it.
+        self._mine = torch.zeros(self.num_samples, dtype=torch.uint8, device=device)
 
     def go_on(self, epoch: int, step: int) -> None:
         """Count on from the last fit, whatever the trainer's epoch and step are."""
@@ -71,13 +66,8 @@ class SampleState:
                     f"training_step returned losses of shape {shapes[0]} after losses of shape {shapes[1]}."
                 )
             epoch = self.store.epoch
-            self._new_store(pointwise, losses.device)
+            self.begin(pointwise, losses.device)
             self.store.begin_epoch(epoch)
-
-    def _new_store(self, pointwise: bool, device: torch.device) -> None:
-        self.store = SampleStore(self.num_samples, self.window, pointwise, device, self.keep)
-        # What belongs to this process; the rest of the store is as the checkpoint had it.
-        self._mine = torch.zeros(self.num_samples, dtype=torch.uint8, device=device)
 
     def own(self, sample: Tensor) -> None:
         """Note that this process has trained on some samples, int64 [B]."""
@@ -140,8 +130,8 @@ class SampleState:
                 "What the checkpoint knows about training samples belongs to other interactions: sample numbers would "
                 "be taken for those of others. Resume with the data, split, noise and seed that it was trained with."
             )
-        if state["losses"].dim() == 2 and not self.store.pointwise:
-            self._new_store(True, self.store.losses.device)
+        if (pointwise := state["losses"].dim() == 2) != self.store.pointwise:
+            self.begin(pointwise, self.store.losses.device)
         self.store.load_state_dict(state)
         for name in _COUNTS:
             setattr(self, name, state.get(name, 0))  # checkpoints of 0.2 have "decided" alone

@@ -1,6 +1,7 @@
 """Checks of what a training step was given and what it returned; every error names the remedy."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -26,15 +27,13 @@ def whole_numbers(name: str, values: Any) -> Tensor:
     Raises:
         TypeError: If they are not whole numbers from 0.
     """
-    array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    wrong = array < 0 if array.dtype.kind in "iu" else np.ones(len(array), dtype=bool)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise TypeError(
-            f"{name} must be whole numbers from 0, one for each training sample; {name}[{row}] is {array[row]!r}. "
-            f"pandas.factorize({name})[0] numbers identifiers of any kind."
-        )
-    return torch.from_numpy(array.astype(np.int64))
+    return _checked(
+        name,
+        values,
+        lambda array: array >= 0 if array.dtype.kind in "iu" else np.zeros(len(array), dtype=bool),
+        "whole numbers from 0",
+        f"pandas.factorize({name})[0] numbers identifiers of any kind.",
+    )
 
 
 def zeros_and_ones(name: str, values: Any) -> Tensor:
@@ -47,13 +46,23 @@ def zeros_and_ones(name: str, values: Any) -> Tensor:
     Raises:
         TypeError: If there is anything else among them.
     """
+    return _checked(
+        name,
+        values,
+        lambda array: np.isin(array, (0, 1)),
+        "0 or 1",
+        f"Ratings become labels by a threshold: {name}=ratings >= 4.",
+    )
+
+
+def _checked(name: str, values: Any, right: Callable[[np.ndarray], np.ndarray], what: str, remedy: str) -> Tensor:
+    """Return a column as int64 [n] if all of its values are right."""
     array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    wrong = ~np.isin(array, (0, 1))
+    wrong = ~right(array)
     if wrong.any():
         row = int(wrong.argmax())
         raise TypeError(
-            f"{name} must be 0 or 1, one for each training sample; {name}[{row}] is {array[row]!r}. Ratings become "
-            f"labels by a threshold: {name}=ratings >= 4."
+            f"{name} must be {what}, one for each training sample; {name}[{row}] is {array[row]!r}. {remedy}"
         )
     return torch.from_numpy(array.astype(np.int64))
 
@@ -139,7 +148,10 @@ def check_numbers(sample: Tensor, size: int) -> None:
     Raises:
         IndexError: If one of them is neither -1, which is padding, nor a row of the interactions.
     """
-    if sample.numel() and (int(sample.max()) >= size or int(sample.min()) < -1):
+    if not sample.numel():
+        return
+    lowest, highest = sample.aminmax()
+    if int(lowest) < -1 or int(highest) >= size:
         wrong = sample[(sample >= size) | (sample < -1)]
         raise IndexError(
             f"The training batch names sample {int(wrong[0])}, but there are {size:,} training interactions, whose "

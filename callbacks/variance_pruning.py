@@ -70,12 +70,6 @@ class VariancePruning(EpochEndCallback):
         rate = ramp(steps, length, 0.0, self.max_drop_rate)
         epoch.set_drop_rate(rate, ramp(steps, length, 0.0, 1.0), self.rate_of == "interactions")
         noise = noise_set(epoch.droppable, epoch.droppable_rate, epoch.reduce, epoch.labels)
-        if rate > 0 and not telling(epoch.losses, epoch.reduce):
-            warnings.warn(
-                f"VariancePruning: all losses of epoch {epoch.number} are equal, so that nothing can be selected by "
-                "them. Give the loss of each sample, before they are reduced.",
-                stacklevel=2,
-            )
         chosen = candidates(noise, *epoch.variances, self.candidate_fraction, epoch.reduce, epoch.labels)
         if self.candidates == "random":
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch.number)
@@ -86,6 +80,12 @@ class VariancePruning(EpochEndCallback):
         status[chosen] = CANDIDATE
         epoch.decide(status)
         suspicious, candidate = epoch.reduce(torch.stack([noise.sum(), chosen.sum()])).tolist()
+        if rate > 0 and not suspicious and not telling(epoch.losses, epoch.reduce):
+            warnings.warn(
+                f"VariancePruning: all losses of epoch {epoch.number} are equal, so that nothing can be selected by "
+                "them. Give the loss of each sample, before they are reduced.",
+                stacklevel=2,
+            )
         pl_module.log("denoise/drop_rate", rate)
         pl_module.log("denoise/noise_set", float(suspicious))
         pl_module.log("denoise/candidates", float(candidate))

@@ -139,7 +139,8 @@ class Products:
             sums = torch.zeros(2, self._shape.numel(), device=device)
             sums[0].index_add_(0, places, terms)
             sums[1].index_add_(0, places, counts)
-            mean = torch.where(sums[1] > 0, sums[0] / sums[1], torch.nan)
+            # NaN is a loss that was not seen; one that is NaN itself becomes infinite, for whoever checks losses.
+            mean = torch.where(sums[1] > 0, (sums[0] / sums[1]).nan_to_num(torch.inf, torch.inf, -torch.inf), torch.nan)
             total = total.to(device)
             total = torch.where(mean.isnan(), total, total.nan_to_num(0.0) + mean)
         return total.view(self._shape)

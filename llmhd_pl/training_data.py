@@ -79,12 +79,13 @@ def training_samples(
     return users, items, labels, noise
 
 
-def known_noise(trainer: Any, owner: object) -> Tensor:
+def known_noise(trainer: Any, owner: object, given: Tensor | None = None) -> Tensor:
     """Return which training interactions are noise, for data that knows it.
 
     Args:
         trainer: A Lightning ``Trainer``.
         owner: The object that needs them; the error names its class.
+        given: What the caller was told, bool [n], if it was.
 
     Returns:
         True for noise, bool [n].
@@ -92,7 +93,9 @@ def known_noise(trainer: Any, owner: object) -> Tensor:
     Raises:
         RuntimeError: If the trainer has no data module with ``noise_mask``.
     """
-    mask: Tensor | None = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
+    mask: Tensor | None = given
+    if mask is None:
+        mask = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
     if mask is None:
         raise RuntimeError(
             f"{type(owner).__name__} needs the truth: a data module with noise_mask, as those of llmhd_pl have, or "

@@ -55,6 +55,7 @@ class Judgements:
     ) -> None:
         self.scorer, self.texts, self.users, self.items = scorer, texts, users, items
         self.preferences = Preferences()
+        self._labelled = labels is not None
         self._liked = torch.ones(len(users), dtype=torch.bool) if labels is None else labels == 1
         self.histories = ItemsByUser(users[self._liked], items[self._liked])
         # The last score of each observed pair, whether it answers what would be asked now, and whether this process
@@ -95,7 +96,7 @@ class Judgements:
         """
         self.summarize(epoch, users.unique().tolist())
         scores = torch.full((len(users),), torch.nan)
-        known = slice(None) if self._liked.all() else torch.isin(users, self.users[self._liked])
+        known = torch.isin(users, self.users[self._liked]) if self._labelled else slice(None)
         pairs = torch.stack([users, items], dim=1)[known]
         if len(pairs):
             scores[known] = check_scores(self.scorer, self.scorer.score(self.preferences.current, pairs), pairs)
@@ -216,7 +217,7 @@ class Judgements:
             [f'"{key}": {json_text(name)}, ' for name in names or ()]
             for key, names in (("user_id", user_names), ("item_id", item_names))
         )
-        labels = ("" if self._liked.all() else f'"label": {label}, ' for label in self._liked[samples].int().tolist())
+        labels = (f'"label": {label}, ' if self._labelled else "" for label in self._liked[samples].int().tolist())
         columns = (samples, self.users[samples], self.items[samples], scores, kept)
         with whole_file(path) as part, part.open("w", encoding="utf-8") as file:
             # Put together by hand: a dict and a call of json for each of many thousands took longer than the selection.

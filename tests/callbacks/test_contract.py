@@ -160,6 +160,28 @@ def test_the_baselines_weigh_sequences_without_their_padding(tmp_path: Path, met
         assert model.seen[2].tolist() == [[1, 1, 0], [1, 0, 0]] and model.seen[3].tolist() == [[1, 1, 0], [1, 1, 0]]
 
 
+@pytest.mark.parametrize("module", [Sequential, Asking])
+def test_a_loss_that_is_not_a_number_ends_the_run(tmp_path: Path, module: type[Sequential]) -> None:
+    """It is not taken for one that does not count."""
+
+    class Diverged(module):  # type: ignore[misc, valid-type]
+        def losses(self) -> Tensor:
+            return super().losses() * torch.tensor([1.0, NAN, 1.0])
+
+    key = None if module is Asking else ("features", "weight")
+    with pytest.raises(FloatingPointError, match=r"Epoch 0, step 0: the losses or predictions.*not finite"):
+        quiet(tmp_path, recorder(weight_key=key)).fit(Diverged(), sequences())
+
+
+def test_an_objective_s_name_does_not_hinder_a_resumed_run(tmp_path: Path) -> None:
+    for checkpoint in (None, tmp_path / "one.ckpt"):
+        model, samples = Sequential(), recorder(weight_key=("features", "weight"))
+        model.save_hyperparameters({"objective": "bce"})
+        trainer = quiet(tmp_path, samples, Own(tmp_path / "one.ckpt"), max_epochs=1 if checkpoint is None else 2)
+        trainer.fit(model, sequences(), ckpt_path=checkpoint)
+    assert samples.store.epoch == 1 and samples.store.losses.tolist()[:2] == [4.0, 6.0]
+
+
 @pytest.mark.parametrize("mixin", [False, True])
 def test_an_objective_s_name_does_not_make_two_losses(tmp_path: Path, mixin: bool) -> None:
     """hparams.objective = "bce" promises losses of observed and sampled items, which labelled rows do not have."""
@@ -610,6 +632,10 @@ def test_copies_of_all_callbacks(tmp_path: Path, method: Any) -> None:
         if isinstance(callback, SampleRecorder):
             again.store.weights.fill_(7)
             assert not (callback.store.weights == 7).any()
+    both = copy.deepcopy(
+        copied
+    )  # a trainer that has trained: its module is copied too, not shared by way of a callback
+    assert both.lightning_module is not copied.lightning_module
     pristine = trainer.callbacks[0]  # type: ignore[attr-defined]
     assert getattr(pristine, "_trainer", None) is None
 
