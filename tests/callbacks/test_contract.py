@@ -627,6 +627,8 @@ def test_copies_of_all_callbacks(tmp_path: Path, method: Any) -> None:
     for callback in copied.callbacks:  # type: ignore[attr-defined]
         again = copy.deepcopy(callback)
         assert again is not callback and getattr(again, "_trainer", None) is getattr(callback, "_trainer", None)
+        if (module := getattr(callback, "_module", None)) is not None:  # shared alone, but copied where all is copied
+            assert again._module is module and copy.deepcopy([callback, module])[1] is not module
         if hasattr(callback, "scorer"):
             assert again.scorer is callback.scorer  # a model of gigabytes, its cache and budget
         if isinstance(callback, SampleRecorder):
