@@ -6,13 +6,14 @@ from typing import ClassVar, TypeVar
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
+from llmhd_pl.callbacks.held_trainer import HeldTrainer
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder
 from llmhd_pl.denoising.epoch import Epoch
 
 Kind = TypeVar("Kind", bound=Callback)
 
 
-class EpochEndCallback(Callback, ABC):
+class EpochEndCallback(HeldTrainer, ABC):
     """Acts on the samples of an epoch: decides what is kept in the next one, or looks at what others have decided.
 
     A child implements ``at_epoch_end``. It is called at the end of every training epoch, in the order of the trainer's

@@ -17,8 +17,9 @@ class HeldTrainer(Callback):
         copied = type(self).__new__(type(self))
         memo[id(self)] = copied
         for name, value in vars(self).items():
-            # They are shared, unless they are being copied themselves.
-            held = name in ("_trainer", "_module") and id(value) not in memo
+            # Shared, unless it is being copied itself. Lightning adds the methods of the module.
+            owner = getattr(value, "__self__", value)
+            held = name in ("_trainer", "_module", "log", "log_dict") and id(owner) not in memo
             setattr(copied, name, value if held else copy.deepcopy(value, memo))
         return copied
 

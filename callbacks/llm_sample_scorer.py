@@ -10,7 +10,6 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback, required
-from llmhd_pl.callbacks.held_trainer import HeldTrainer
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.rules import RULES, Rule, decide
@@ -24,7 +23,7 @@ from llmhd_pl.scale import FITTING
 Scored = Literal["candidates", "all"]
 
 
-class LLMSampleScorer(EpochEndCallback, HeldTrainer):
+class LLMSampleScorer(EpochEndCallback):
     """Rewrites the loss weights of the next epoch: hard candidates are kept, the rest of the noise set is dropped.
 
     A preference is summarised when its user is first asked about, from all observed items of the user in train. In the
