@@ -9,7 +9,7 @@ a client train for the same number of epochs. What is measured is the client's o
 the dropped clicks are planted ones, against the share among all.
 
 Every run is a line of ``docs/studies/clients.jsonl``; what has been run is not run again. Prints the
-table of ``docs/results/clients.md``. A client whose library is not installed is left out.
+tables of ``docs/results/clients.md``. A client whose library is not installed is left out.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import ttest_rel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -106,24 +107,47 @@ def records() -> list[dict[str, Any]]:
     return [json.loads(line) for line in RECORDS.read_text().splitlines()] if RECORDS.exists() else []
 
 
+def measures() -> pd.DataFrame:
+    """The records in the order of the tables, with the client's measure as ``metric``."""
+    rows = pd.DataFrame(records()).sort_values(["data", "seed"], kind="stable")
+    rows["metric"] = rows.reindex(columns=["NDCG@10", "AUC"]).bfill(axis=1).iloc[:, 0]
+    rows["client"] = pd.Categorical(rows["client"], categories=list(CLIENTS))
+    return rows
+
+
 def table() -> str:
     """Means and deviations over the seeds, in Markdown."""
-    rows = pd.DataFrame(records())
-    rows["metric"] = rows.reindex(columns=["NDCG@10", "AUC"]).bfill(axis=1).iloc[:, 0]
     lines = [
         "| data | client | metric | plain | loss | judge | planted | of dropped: loss | of dropped: judge |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    rows = rows.sort_values(["data", "seed"], kind="stable")
-    rows["client"] = pd.Categorical(rows["client"], categories=list(CLIENTS))
-    for (data, client), group in rows.groupby(["data", "client"], observed=True):
+    for (data, client), group in measures().groupby(["data", "client"], observed=True):
         metric = group.pivot(index="seed", columns="arm", values="metric")
         found = group.pivot(index="seed", columns="arm", values="precision")
         measure = "AUC" if "AUC" in group and group["AUC"].notna().any() else "NDCG@10"
         cells = [f"{metric[arm].mean():.4f} ± {metric[arm].std():.4f}" for arm in ("plain", "loss", "judge")]
         shares = [f"{found[arm].mean():.0%} ± {found[arm].std():.0%}" for arm in ("loss", "judge")]
-        lines.append(f"| {data} | {client} | {measure} | {' | '.join(cells)} | {group['base_rate'].mean():.0%} | "
-                     f"{' | '.join(shares)} |")  # fmt: skip
+        lines.append(
+            f"| {data} | {client} | {measure} | {' | '.join(cells)} | {group['base_rate'].mean():.0%} | "
+            f"{' | '.join(shares)} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def gains() -> str:
+    """Mean gains over the seeds with the p-values of paired t-tests, in Markdown."""
+    pairs = (("judge", "plain"), ("loss", "plain"), ("judge", "loss"))
+    lines = [
+        f"| data | client | {' | '.join(f'{one} on {other}, p' for one, other in pairs)} |",
+        "|---|---|---|---|---|",
+    ]
+    for (data, client), group in measures().groupby(["data", "client"], observed=True):
+        metric = group.pivot(index="seed", columns="arm", values="metric")
+        cells = [
+            f"{(metric[one] / metric[other]).mean() - 1:+.1%}, {ttest_rel(metric[one], metric[other]).pvalue:.3f}"
+            for one, other in pairs
+        ]
+        lines.append(f"| {data} | {client} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -142,6 +166,7 @@ def main() -> None:
             file.write(json.dumps(row) + "\n")
         print({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()}, flush=True)
     print(table())
+    print(gains())
 
 
 if __name__ == "__main__":

@@ -14,14 +14,19 @@ from llmhd_pl.datamodules import SyntheticCatalog
 REPOSITORY = Path(__file__).parent.parent
 
 
-def test_a_plain_module_is_denoised_in_both_ways(tmp_path: Path) -> None:
+def run(example: str, folder: Path) -> tuple[list[list[str]], str]:
+    """Run an example in a folder; return the cells of the table that it prints, and all of what it prints."""
     done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "examples" / "plain_lightning.py"), "--epochs", "4", "--readers", "100"],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
+        [sys.executable, str(REPOSITORY / "examples" / f"{example}.py"), "--epochs", "4", "--readers", "100"],
+        cwd=folder, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()], done.stdout
+
+
+def test_a_plain_module_is_denoised_in_both_ways(tmp_path: Path) -> None:
+    cells, _ = run("plain_lightning", tmp_path)
     rows = {row[0]: row[1:] for row in cells if row}
     assert list(rows) == ["TwoTower", "TwoTowerDenoised", "TwoTowerWeighted"]
     assert all(0 < float(row[0]) < 1 for row in rows.values())
@@ -34,17 +39,11 @@ def test_a_plain_module_is_denoised_in_both_ways(tmp_path: Path) -> None:
 
 
 def test_a_client_is_compared_with_and_without_denoising(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "examples" / "two_tower_softmax.py"), "--epochs", "4", "--readers", "100"],
-        cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "120"},
-        capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in done.stdout.splitlines()]
+    cells, printed = run("two_tower_softmax", tmp_path)
     rows = {row[1]: row for row in cells if row}
     assert list(rows) == ["plain", "loss", "judge"]
     assert all(row[0] == "two towers" and 0 < float(row[2]) < 1 and 0 < float(row[3]) < 1 for row in rows.values())
-    noise, clicks = (int(number) for number in re.findall(r"(\d+) of (\d+) clicks are noise", done.stdout)[0])
+    noise, clicks = (int(number) for number in re.findall(r"(\d+) of (\d+) clicks are noise", printed)[0])
     assert rows["plain"][4:] == ["", ""] and rows["loss"][4] == rows["judge"][4] == str(noise)
     chance = 100 * noise / clicks
     assert int(rows["judge"][5].rstrip("%")) > 1.3 * chance

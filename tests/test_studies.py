@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from scipy.stats import ttest_rel
 
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.llm.lexical import LexicalScorer
@@ -87,6 +88,13 @@ def test_clients_are_measured_once_and_summed_up(monkeypatch: pytest.MonkeyPatch
         assert cells[5] == f"{(one + two) / 2:.4f} ± {abs(one - two) / 2**0.5:.4f}"
         assert cells[8].split(" ± ")[0] == f"{found:.0%}"
     assert len(lines) == 2
+    for line, client, metric in zip(clients.gains().splitlines()[2:], examples, ("NDCG@10", "AUC"), strict=False):
+        plain, judge = (
+            [row[metric] for row in clients.records() if row["client"] == client and row["arm"] == arm]
+            for arm in ("plain", "judge")
+        )
+        gain = sum(one / other for one, other in zip(judge, plain, strict=True)) / 2 - 1
+        assert line.split("|")[3].strip() == f"{gain:+.1%}, {ttest_rel(judge, plain).pvalue:.3f}"
 
 
 def test_planted_clicks_come_at_times_between_the_others_of_their_user(tmp_path: Path) -> None:

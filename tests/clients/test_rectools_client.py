@@ -12,11 +12,12 @@ from torch import Tensor
 pytest.importorskip("rectools")
 
 import pandas as pd
-from comparison import arms, book_shop, quiet
+from comparison import quiet
 from rectools import Columns
 from rectools.dataset import Dataset
 from rectools.models import load_model
 from rectools_sequences import CLIENTS, MODELS
+from short_run import check_short_run
 
 from llmhd_pl import LossDropping, SampleRecorder
 
@@ -170,7 +171,4 @@ def test_a_saved_model_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_example(client: str) -> None:
-    clicks = book_shop(60)
-    outcome: Any = CLIENTS[client](clicks, arms(clicks, ramp_epochs=1)["judge"], epochs=2, seed=0)
-    assert all(0 < value < 1 for value in outcome.measures.values())
-    assert 0 < int(outcome.dropped.sum()) <= clicks.noise_rate * len(clicks.users) and 0 < outcome.precision < 1
+    check_short_run(CLIENTS[client])

@@ -12,12 +12,13 @@ pytest.importorskip("replay")
 pytest.importorskip("lightning")
 
 import lightning.pytorch as lightning
-from comparison import Clicks, arms, book_shop, quiet
+from comparison import Clicks, book_shop, quiet
 from lightning.pytorch.callbacks import ModelCheckpoint
 from replay.nn.lightning import LightningModule
 from replay.nn.lightning.optimizer import OptimizerFactory
 from replay.nn.loss import CESampledWeighted
 from replay_models import CLIENTS, batches, make
+from short_run import check_short_run
 
 from llmhd_pl import LLMHD, LexicalScorer, SampleRecorder
 
@@ -127,7 +128,4 @@ def test_a_run_of_that_namespace_resumes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("client", CLIENTS)
 def test_the_example(client: str) -> None:
-    clicks = book_shop(60)
-    outcome: Any = CLIENTS[client](clicks, arms(clicks, ramp_epochs=1)["judge"], epochs=2, seed=0)
-    assert all(0 < value < 1 for value in outcome.measures.values())
-    assert 0 < int(outcome.dropped.sum()) <= clicks.noise_rate * len(clicks.users) and 0 < outcome.precision < 1
+    check_short_run(CLIENTS[client])
