@@ -26,11 +26,7 @@ from llmhd_pl import pad_samples
 class WithSamples:  # <- added, as it stands: a mixin for the data preparator of either model
     """Adds the row number of the interaction behind each target to the batch."""
 
-    def process_dataset_train(self, dataset: Dataset) -> None:  # <-
-        """Keep the column."""
-        self.extra_cols = ["sample"]  # <-
-        super().process_dataset_train(dataset)  # <-
-        self.extra_cols = None  # <- recommending does without
+    extra_cols = property(lambda self: ["sample"], lambda self, columns: None)  # <- the column that is kept
 
     def _collate_fn_train(self, batch: list[Any]) -> dict[str, torch.Tensor]:  # <-
         made, rows = super()._collate_fn_train(batch), [extras["sample"] for *_, extras in batch]  # <-
@@ -38,11 +34,11 @@ class WithSamples:  # <- added, as it stands: a mixin for the data preparator of
         return made | {"sample": pad_samples(rows, made["y"].shape[1]).where(made["y"] != 0, -1)}  # <-
 
 
-class SASRecPreparator(WithSamples, SASRecDataPreparator):
+class SASRecPreparator(WithSamples, SASRecDataPreparator):  # <-
     """SASRec's batches with samples."""
 
 
-class BERT4RecPreparator(WithSamples, BERT4RecDataPreparator):
+class BERT4RecPreparator(WithSamples, BERT4RecDataPreparator):  # <- one of the two
     """BERT4Rec's batches with samples."""
 
 
@@ -74,7 +70,8 @@ def train(
     kind, preparator = MODELS[model]
     recommender = kind(
         n_factors=32, n_blocks=1, n_heads=1, session_max_len=length, batch_size=16, lr=0.01, loss=loss, n_negatives=16,
-        data_preparator_type=preparator, get_trainer_func=trainer,
+        get_trainer_func=trainer,
+        data_preparator_type=preparator,  # <-
     )  # fmt: skip
     recommender.fit(dataset)
     found = recommender.recommend(range(clicks.num_users), dataset, k=10, filter_viewed=True)
