@@ -25,8 +25,9 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.pretrained import Quantization
 from llmhd_pl.llm.prompts import Prompts
-from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
+from llmhd_pl.llm.quantized import QuantizedLLM
 
 DOMAIN, PREFERENCE_TOKENS, ITEM_TOKENS, ITEMS = "books", 400, 40, 20
 ANSWER_TOKENS = 8  # <s>N</s> and the end of text, if the tags are no tokens of their own

@@ -179,7 +179,7 @@ class CausalLM:
                 try:
                     logits = self._continue(cache, len(prefix), [suffixes[row] for row in rows], len(branches))
                 except RuntimeError as error:
-                    if size == 1 or not _is_out_of_memory(error):
+                    if size == 1 or not is_out_of_memory(error):
                         raise
                     self.batch_tokens = max(1, self.batch_tokens // 2)
                     torch.cuda.empty_cache()
@@ -278,7 +278,7 @@ class CausalLM:
                     pad_token_id=padding,
                 )[:, width:]
             except RuntimeError as error:
-                if size == 1 or not _is_out_of_memory(error):
+                if size == 1 or not is_out_of_memory(error):
                     raise
                 self.batch_tokens = max(1, self.batch_tokens // 2)
                 torch.cuda.empty_cache()
@@ -294,6 +294,6 @@ class CausalLM:
             done += size
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
+def is_out_of_memory(error: RuntimeError) -> bool:
     """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

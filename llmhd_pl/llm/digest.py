@@ -1,6 +1,7 @@
 """The hash that names things by their content."""
 
 import hashlib
+from pathlib import Path
 
 
 def digest(*parts: bytes) -> str:
@@ -13,3 +14,13 @@ def digest(*parts: bytes) -> str:
     for part in parts:
         whole.update(len(part).to_bytes(8, "little") + part)
     return whole.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Return the first 16 hexadecimal digits of the SHA-256 of a file.
+
+    Args:
+        path: The file.
+    """
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

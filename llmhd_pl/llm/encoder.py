@@ -1,4 +1,4 @@
-"""EncoderScorer: judges by sentence embeddings, which it can first align with the interactions."""
+"""EncoderScorer: judges by vectors of texts, which it can first align with the interactions."""
 
 import time
 import warnings
@@ -14,6 +14,15 @@ from torch import Tensor, nn
 from llmhd_pl.llm.alignment import RECIPE, align, make_projections, scale
 from llmhd_pl.llm.digest import digest
 from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.hidden_states import HiddenStates
+from llmhd_pl.llm.pretrained import (
+    Quantization,
+    check_quantization,
+    is_gguf,
+    load_causal_lm,
+    load_tokenizer,
+    model_digest,
+)
 from llmhd_pl.llm.tensor_files import Shapes, read_tensors, write_tensors
 from llmhd_pl.llm.texts import well_formed
 from llmhd_pl.llm.vectors import Vectors, VectorScorer
@@ -22,7 +31,12 @@ Encode = Callable[[list[str]], Tensor]
 
 
 class EncoderScorer(VectorScorer):
-    """A ``Scorer`` on embeddings of a sentence encoder.
+    """A ``Scorer`` on embeddings of a sentence encoder, or on the hidden states of a language model.
+
+    With ``quantization``, the model is a causal language model, which reads the text of each item once: the embedding
+    is the mean of the directions of a layer's hidden states over the tokens (``HiddenStates``). It writes nothing and
+    follows no instruction, so a base model serves as well. Language models map linearly onto behaviour, the better the
+    larger they are (AlphaRec, ICLR 2025), but their states have to be aligned: a cosine of them says little.
 
     The mean embedding of the catalog is subtracted first: what all items have in common ("a business in the US") says
     nothing about taste and hides what does (``benchmarks/judges.py`` measures by how much).
@@ -37,18 +51,25 @@ class EncoderScorer(VectorScorer):
     seed gives the same scores on the same machine with the same number of threads.
 
     Args:
-        model: A sentence-transformers model: a hub id or the path of a folder.
+        model: A sentence-transformers model: a hub id or the path of a folder. With ``quantization``, a causal language
+            model: a hub id, or the path of a folder or of a gguf file.
         align: Whether to learn the projections.
         revision: The revision of a model on the hub. None takes the newest one, and then the cache cannot notice when
             a newer one appears.
         cache_dir: The folder of the cache. None keeps nothing.
         seed: The seed of the projections' initial weights, of the order of the interactions, and of the random pairs
             that the logistic curve is fitted on.
+        quantization: How to load a causal language model: "nf4", "int8" or "none" (``load_causal_lm``). None: the model
+            is a sentence encoder.
+        layer: The number of layers of the language model that a text passes through. None takes half of them.
 
     Raises:
-        ImportError: If sentence-transformers is not installed; raised by ``prepare``.
+        ImportError: If sentence-transformers is not installed; raised by ``prepare``. A language model does not need
+            it.
         OSError: If the model cannot be loaded; raised by ``prepare``.
-        ValueError: If the embeddings are not finite; raised by ``prepare``.
+        ValueError: If ``quantization`` is unknown, ``layer`` is given for a sentence encoder, or a gguf file is given
+            without ``quantization``. If the embeddings are not finite or the model has no such layer; raised by
+            ``prepare``.
     """
 
     def __init__(
@@ -58,9 +79,17 @@ class EncoderScorer(VectorScorer):
         revision: str | None = None,
         cache_dir: str | Path | None = "runs/judge_cache",
         seed: int = 0,
+        quantization: Quantization | None = None,
+        layer: int | None = None,
     ) -> None:
         super().__init__(seed)
         self.model, self.align, self.revision = str(model), align, revision
+        if quantization is not None:
+            check_quantization(quantization)
+        elif layer is not None or is_gguf(self.model):
+            what = "layer" if layer is not None else "a gguf file"
+            raise ValueError(f"{what} needs a causal language model: set quantization to 'nf4', 'int8' or 'none'.")
+        self.quantization, self.layer = quantization, layer
         self.cache_dir = None if cache_dir is None else Path(cache_dir)
         self.seconds: dict[str, float] = {}
         """The seconds that ``prepare`` spent on "embed" and "align"; next to nothing if the cache had the results."""
@@ -75,10 +104,15 @@ class EncoderScorer(VectorScorer):
 
     @cached_property
     def _encoder_fingerprint(self) -> str:
+        dtype = str(fast_dtype()).removeprefix("torch.")
+        named = f"{self.model}@{self.revision or 'newest'}"
+        if self.quantization is not None:
+            name = model_digest(self.model) or named
+            return f"states 1 | {name} | {self.quantization} | layer {self.layer or 'middle'} | {dtype}"
         folder = Path(self.model)
         # A path says nothing about what is in the folder.
-        name = f"files {_digest_of(folder)}" if folder.is_dir() else f"{self.model}@{self.revision or 'newest'}"
-        return f"encoder 1 | {name} | {str(fast_dtype()).removeprefix('torch.')}"
+        name = f"files {_digest_of(folder)}" if folder.is_dir() else named
+        return f"encoder 1 | {name} | {dtype}"
 
     def vectorize(self, texts: list[str], pairs: np.ndarray) -> Vectors:
         """Embed and centre the texts and, with ``align``, learn the projections.
@@ -151,15 +185,22 @@ class EncoderScorer(VectorScorer):
     def _embed(self, texts: list[str]) -> Tensor:
         unique = list(dict.fromkeys(texts))  # the branches of a chain may share their text
         place = {text: row for row, text in enumerate(unique)}
-        embeddings = load_encoder(self.model, self.revision)(unique)
+        embeddings = self._load()(unique)
         wrong = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if wrong:  # before they get into the cache, and into the mean, which would spoil all others
             raise ValueError(
-                f"The sentence encoder {self.model!r} ({str(fast_dtype()).removeprefix('torch.')}) gives "
+                f"The model {self.model!r} ({str(fast_dtype()).removeprefix('torch.')}) gives "
                 f"{len(wrong)} of {len(unique)} texts embeddings that are not finite, first {unique[wrong[0]][:99]!r}. "
                 "Its weights are broken, or it overflows in this format: load another copy, or take another encoder."
             )
         return embeddings[[place[text] for text in texts]]
+
+    def _load(self) -> Encode:
+        if self.quantization is None:
+            return load_encoder(self.model, self.revision)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = load_causal_lm(self.model, self.revision, self.quantization, device)
+        return HiddenStates(model, load_tokenizer(self.model, self.revision), self.layer)
 
     def _align(self, centred: Tensor, pairs: np.ndarray) -> dict[str, Tensor]:
         state = align(centred, torch.from_numpy(pairs), self.seed)

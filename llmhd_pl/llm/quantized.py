@@ -1,12 +1,8 @@
-"""QuantizedLLM: any Hugging Face causal language model, in 4 or 8 bit, on CUDA and on CPU."""
+"""QuantizedLLM: any causal language model of Hugging Face or in a gguf file, in 4 or 8 bit, on CUDA and on CPU."""
 
-import hashlib
-import logging
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cached_property
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,25 +13,22 @@ from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
 from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS, LanguageModelScorer, Scoring
+from llmhd_pl.llm.pretrained import Quantization, check_quantization, load_causal_lm, load_tokenizer, model_digest
 from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
-
-# Weights, settings, tokenizer and chat template.
-_MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
-
-Quantization = Literal["nf4", "int8", "none"]
 
 
 class QuantizedLLM(LanguageModelScorer):
-    """A causal language model from the hub or a folder, quantised by bitsandbytes when it is loaded.
+    """A causal language model from the hub, a folder or a gguf file, quantised by bitsandbytes when it is loaded.
 
     The model is loaded when it is first asked, so a run that the cache answers never loads it. Hold the scorer in a
     callback, not in a LightningModule: a quantised model must be neither moved nor cast.
 
     Args:
-        model: A hub id or the path of a folder.
+        model: A hub id, or the path of a folder or of a single gguf file.
         revision: A branch, tag or commit on the hub.
         quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is not quantised is bfloat16, or
-            float32 on a machine that only emulates bfloat16.
+            float32 on a machine that only emulates bfloat16. What is quantised already is loaded as it is: see
+            ``load_causal_lm``.
         device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
         batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
         prompts: See ``LanguageModelScorer`` for this argument and the following ones.
@@ -69,27 +62,25 @@ class QuantizedLLM(LanguageModelScorer):
         seed: int = 0,
     ) -> None:
         super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed)
-        if quantization not in ("nf4", "int8", "none"):
-            raise ValueError(f"quantization is {quantization!r}; it must be 'nf4', 'int8' or 'none'.")
+        check_quantization(quantization)
         self.model, self.revision, self.device = model, revision, device
         self.quantization: Quantization = quantization
         self.batch_tokens = batch_tokens
 
     @property
     def model_fingerprint(self) -> dict[str, str]:
-        """The name, revision and quantisation. For a folder, the hash of its files stands for name and revision.
+        """The name, revision and quantisation. For a folder or file, the hash of its files replaces name and revision.
 
         A branch on the hub, such as "main", may point to a different model later: give a commit if you keep answers
         for long.
         """
-        if Path(self.model).is_dir():
-            return {"model": self._digests, "quantization": self.quantization}
+        if self._digest is not None:
+            return {"model": self._digest, "quantization": self.quantization}
         return {"model": self.model, "revision": self.revision, "quantization": self.quantization}
 
     @cached_property
-    def _digests(self) -> str:
-        files = sorted(file for ending in _MODEL_FILES for file in Path(self.model).glob(f"*{ending}"))
-        return " ".join(f"{file.name}:{file_digest(file)}" for file in files)
+    def _digest(self) -> str | None:
+        return model_digest(self.model)
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
         """Write the profiles of the items, and check that the model can be asked, before anything is paid for.
@@ -178,60 +169,10 @@ class QuantizedLLM(LanguageModelScorer):
 
     @cached_property
     def _tokenizer(self) -> Any:
-        from transformers import AutoTokenizer
-
-        with _named(self.model):
-            return AutoTokenizer.from_pretrained(self.model, revision=self.revision)
+        return load_tokenizer(self.model, self.revision)
 
     @cached_property
     def causal_lm(self) -> CausalLM:
         """The model with its tokenizer; loaded when this is first read."""
-        from transformers import AutoModelForCausalLM, BitsAndBytesConfig
-
-        if self.quantization == "int8":
-            # Otherwise it says "inputs will be cast" for every layer and call.
-            logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
-        device, dtype = self._device, fast_dtype(self._device)
-        options: dict[Quantization, dict[str, Any]] = {
-            "nf4": {
-                "load_in_4bit": True,
-                "bnb_4bit_quant_type": "nf4",
-                "bnb_4bit_use_double_quant": True,
-                "bnb_4bit_compute_dtype": dtype,
-            },
-            "int8": {"load_in_8bit": True},
-        }
-        quantized = options.get(self.quantization)
-        with _named(self.model):
-            model = AutoModelForCausalLM.from_pretrained(
-                self.model,
-                revision=self.revision,
-                dtype=dtype,
-                device_map={"": device},
-                quantization_config=None if quantized is None else BitsAndBytesConfig(**quantized),
-            ).eval()
-        if device == "cpu":
-            for module in model.modules():
-                # With it, bitsandbytes repacks the weights for a kernel that makes single tokens 6 times faster and
-                # whole prompts 10 times slower (measured on AVX-512 with AMX). Here nearly all tokens are in prompts.
-                if hasattr(module, "support_avx512bf16_for_cpu"):
-                    module.support_avx512bf16_for_cpu = False
+        model = load_causal_lm(self.model, self.revision, self.quantization, self._device)
         return CausalLM(model, self._tokenizer, self.batch_tokens)
-
-
-@contextmanager
-def _named(model: str) -> Iterator[None]:
-    """Add the model's name and the remedy to errors that are raised while it is loaded."""
-    try:
-        yield
-    except OSError as error:
-        raise OSError(
-            f"The language model {model!r} could not be loaded ({error}). On a machine without a model hub, give the "
-            "path of a folder that holds one; EncoderScorer and LexicalScorer judge without a language model."
-        ) from error
-
-
-def file_digest(path: Path) -> str:
-    """Return the first 16 hexadecimal digits of the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

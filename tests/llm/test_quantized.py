@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_causal_lm import make_model, make_tokenizer
 
-from llmhd_pl.llm import quantized
+from llmhd_pl.llm import pretrained
 from llmhd_pl.llm.quantized import QuantizedLLM
 
 ITEMS = [{"title": "The Otter"}, {"title": "The Heron"}, {"title": "A book about wolves"}]
@@ -56,7 +56,7 @@ def test_eight_bit_rates_nearly_like_bfloat16(folder: Path, caplog: pytest.LogCa
 
 def test_the_files_are_hashed_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hashed = []
-    monkeypatch.setattr(quantized, "file_digest", lambda path: hashed.append(path.name) or "digest")
+    monkeypatch.setattr(pretrained, "file_digest", lambda path: hashed.append(path.name) or "digest")
     asked = scorer(folder)
     assert asked.fingerprint == asked.fingerprint
     assert len(hashed) == len(set(hashed)) and {"model.safetensors", "tokenizer.json", "config.json"} <= set(hashed)

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from llmhd_pl.llm.language_model import Scoring
-from llmhd_pl.llm.quantized import Quantization, QuantizedLLM
+from llmhd_pl.llm.pretrained import Quantization
+from llmhd_pl.llm.quantized import QuantizedLLM
 
 FOLDER = Path(__file__).parent
 """The folder of the model."""
