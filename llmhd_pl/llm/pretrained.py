@@ -133,7 +133,10 @@ def load_causal_lm(model: str, revision: str | None, quantization: Quantization,
         method = BitsAndBytesConfig(load_in_8bit=True)
     with _named(model):
         loaded = AutoModelForCausalLM.from_pretrained(
-            **_source(model, revision), dtype=dtype, device_map={"": device}, quantization_config=method
+            # No key at all if there is no method: None would hide that a checkpoint is quantised.
+            **_source(model, revision) | ({} if method is None else {"quantization_config": method}),
+            dtype=dtype,
+            device_map={"": device},
         ).eval()
     if device == "cpu":
         for module in loaded.modules():
@@ -170,7 +173,7 @@ def _named(model: str) -> Iterator[None]:
                 "architecture or its format, serve it by llama.cpp (llama-server -m FILE) and ask it through "
                 "EndpointScorer."
             ) from error
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | ValueError):
             raise OSError(
                 f"The language model {model!r} could not be loaded ({error}). On a machine without a model hub, give "
                 "the path of a folder or of a gguf file; EncoderScorer and LexicalScorer judge without a language "
