@@ -198,7 +198,7 @@ def test_sliding_windows() -> None:
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=64,
-        num_hidden_layers=options.pop("num_hidden_layers", 2),
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         initializer_range=0.3,

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gguf
@@ -162,14 +163,14 @@ def test_what_is_quantised_already_is_loaded_as_it_is(folder: Path, tmp_path: Pa
 def test_no_other_quantisation_is_put_on_top(method: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: dict[str, Any] = {}
 
-    class Config:
-        quantization_config = {"quant_method": method}
-
     def load(*_: Any, **options: Any) -> Any:
         given.update(options)
         raise ImportError(f"{method} needs a package")
 
-    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", lambda **_: Config())
+    monkeypatch.setattr(
+        "transformers.AutoConfig.from_pretrained",
+        lambda **_: SimpleNamespace(quantization_config={"quant_method": method}),
+    )
     monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", load)
     with pytest.raises(ImportError, match=f"{str(folder)!r} needs a package that is not installed: {method} needs"):
         load_causal_lm(str(folder), None, "nf4", "cpu")
