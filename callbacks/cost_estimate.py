@@ -25,7 +25,7 @@ class CostEstimate(Callback):
 
     Raises:
         RuntimeError: If ``LLMSampleScorer`` does not come before it, or if the trainer has no ``max_epochs``.
-        TypeError: If the scorer is no language model, so that nothing is paid for.
+        TypeError: If the scorer is not simply a language model.
         SystemExit: Always, when the estimate has been printed.
     """
 
@@ -37,7 +37,10 @@ class CostEstimate(Callback):
         llm = required(trainer, self, LLMSampleScorer)
         scorer, data, texts = llm.scorer, getattr(trainer, "datamodule", None), llm.judgements.texts
         if not isinstance(scorer, LanguageModelScorer):
-            raise TypeError(f"{type(scorer).__name__} asks no language model: there is no cost to estimate.")
+            raise TypeError(
+                f"{type(scorer).__name__} asks no language model, or not that alone, so its cost cannot be estimated "
+                "from prompts. llmhd judge measures what any scorer costs."
+            )
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("CostEstimate needs the trainer's max_epochs.")
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         SyntheticCatalog,
         Yelp,
     )
+    from llmhd_pl.llm.cascade import CascadeScorer
     from llmhd_pl.llm.encoder import EncoderScorer
     from llmhd_pl.llm.endpoint import EndpointScorer
     from llmhd_pl.llm.judge import EmbeddedJudge
@@ -66,6 +67,7 @@ _MODULES = {
         "SyntheticCatalog",
         "Yelp",
     ),
+    "llmhd_pl.llm.cascade": ("CascadeScorer",),
     "llmhd_pl.llm.encoder": ("EncoderScorer",),
     "llmhd_pl.llm.endpoint": ("EndpointScorer",),
     "llmhd_pl.llm.judge": ("EmbeddedJudge",),
@@ -92,6 +94,7 @@ __all__ = [
     "AmazonBooks",
     "AtomicFiles",
     "Backbone",
+    "CascadeScorer",
     "CostEstimate",
     "Denoising",
     "DoubleCorrection",

@@ -113,7 +113,8 @@ class LLMHD(LossDropping):
     """LLMHD (arXiv 2409.10343): among the samples with the highest losses, keep those that a language model finds hard.
 
     Args:
-        scorer: The judge: ``QuantizedLLM``, ``EndpointScorer``, ``EncoderScorer``, ``LexicalScorer`` or one of yours.
+        scorer: The judge: ``QuantizedLLM``, ``EndpointScorer``, ``EncoderScorer``, ``LexicalScorer``,
+            ``CascadeScorer`` or one of yours.
         rule: "joint" (loss and score decide together), "paper" (as printed) or "consistent" (a suspicious sample is
             kept if its item fits the user).
         drop_rate: The share of the *observed interactions* to drop, with either objective. Set it to the share of

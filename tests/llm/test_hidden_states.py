@@ -93,7 +93,7 @@ def test_a_batch_that_does_not_fit_is_halved() -> None:
     handle = model.model.register_forward_pre_hook(short_of_memory, with_kwargs=True)
     states = HiddenStates(model, tokenizer, 1)
     assert torch.allclose(states(TEXTS), whole, atol=1e-5)
-    assert sizes[0] > 50 and states.batch_tokens < 2048
+    assert sizes[0] > 50 and states.batch_tokens < 512
     handle.remove()
     model.model.register_forward_pre_hook(lambda *_: (_ for _ in ()).throw(RuntimeError("something else")))
     with pytest.raises(RuntimeError, match="something else"):
