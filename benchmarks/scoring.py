@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import transformers
@@ -99,7 +100,8 @@ def measure(
     cache = str(Path(folder) / f"{quantization}.sqlite")
 
     def make_scorer() -> QuantizedLLM:
-        return QuantizedLLM(folder, quantization=quantization, device=device, prompts=DOMAIN, cache=cache)
+        given: dict[str, Any] = {"quantization": quantization, "device": device, "prompts": DOMAIN, "cache": cache}
+        return QuantizedLLM(folder, calibrate=False, **given)
 
     ours = make_scorer()
     items = [{"title": text(ours, ITEM_TOKENS)} for _ in range(ITEMS)]

@@ -62,6 +62,7 @@ class CostEstimate(Callback):
             negative_lifetime=getattr(data, "negative_lifetime", 1),
             negatives=llm.rule == "paper" or recorder.store.pointwise,
             everything=llm.scored == "all",
+            calibrate=scorer.calibrate,
             score_answer_tokens=scorer.rated_tokens if scorer.scoring == "expected" else 8,
             max_history_tokens=scorer.history_tokens,
             count_tokens=scorer.count_tokens,

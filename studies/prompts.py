@@ -73,7 +73,7 @@ def scores(
     **arguments: Any,
 ) -> Tensor:
     """Return the scores of pairs, asked in one way."""
-    settings: dict[str, Any] = {"history_tokens": 512, "prompts": "books"} | arguments
+    settings: dict[str, Any] = {"history_tokens": 512, "prompts": "books", "calibrate": False} | arguments
     judge = QuantizedLLM(**settings)
     judge.prepare(texts, torch.stack([data.train_users, data.train_items], dim=1))
     return judge.score(judge.summarize(histories), pairs)

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
+from llmhd_pl.llm.calibration import MOST_USERS, PAIRS_PER_USER
 from llmhd_pl.llm.prompts import MAX_WORDS, T_FN, T_FP, T_SCORE, T_SUM, Prompts
 from llmhd_pl.llm.texts import approximate_tokens
 
@@ -176,6 +177,7 @@ def estimate(
     negative_lifetime: int = 5,
     negatives: bool = True,
     everything: bool = False,
+    calibrate: bool = False,
     score_answer_tokens: int = 1,
     max_history_tokens: int | None = None,
     count_tokens: Callable[[str], int] = approximate_tokens,
@@ -196,6 +198,8 @@ def estimate(
     * Suspicious samples are spread over the users at random. When a preference is revised, the user's candidates are
       asked about again.
     * Summaries and profiles have their full length.
+    * The calibration asks about 2 observed and 2 drawn pairs of each of up to 100 users, none of which the run asks
+      about anyway. Their summaries are among those of all users.
 
     Args:
         prompts: The prompts.
@@ -211,6 +215,7 @@ def estimate(
         negative_lifetime: The number of epochs that a negative stays with its sample.
         negatives: Whether the negative of a candidate is asked about too, as the paper's rule needs it.
         everything: Whether all observed items are asked about instead of the candidates.
+        calibrate: Whether scores are calibrated.
         score_answer_tokens: The tokens of a score: 1 for scoring by probabilities, about 8 for a written ``<s>N</s>``.
         max_history_tokens: The most tokens of a history, as for ``sample_history``. None is no limit.
         count_tokens: A function that counts the tokens of a text. Use the model's tokenizer for reliable figures.
@@ -243,6 +248,8 @@ def estimate(
     usage = Usage()
     usage.add(T_SUM, users, 0, users * sum_fixed + sum(history_tokens), users * written)
     observed_pairs = drawn_pairs = 0.0  # that T_score asks about
+    if calibrate:
+        observed_pairs = drawn_pairs = float(min(users, MOST_USERS) * PAIRS_PER_USER)
     asked = 0.0  # samples whose observed item was asked about with the user's current preference
     revisions = {T_FP: [0.0, 0.0], T_FN: [0.0, 0.0]}  # calls, items
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0

@@ -3,10 +3,11 @@
 import warnings
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
+from llmhd_pl.llm.asked_model import WRITTEN_SCORE_TOKENS, Scoring
 from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.endpoint_client import EndpointClient
 from llmhd_pl.llm.endpoint_reply import EndpointReply
-from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS, LanguageModelScorer, Scoring
+from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.token_probabilities import expected_of_candidates
@@ -54,7 +55,8 @@ class EndpointScorer(LanguageModelScorer):
         max_tokens: The limit on tokens.
         item_tokens: The most tokens of an item's profile.
         history_tokens: The most tokens of a history that is summarised.
-        seed: The seed of the sampling of longer histories.
+        seed: The seed of the sampling of longer histories, and of the pairs that scores are calibrated on.
+        calibrate: Whether scores are calibrated on observed and random pairs; False takes them as the model gives them.
 
     Raises:
         ValueError: If an argument makes no sense.
@@ -83,10 +85,11 @@ class EndpointScorer(LanguageModelScorer):
         item_tokens: int = 64,
         history_tokens: int = 1024,
         seed: int = 0,
+        calibrate: bool = True,
     ) -> None:
         self._client = EndpointClient(model, base_url, api_key, concurrency, timeout, retries)
         self._refused = ""
-        super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed)
+        super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed, calibrate)
         self.model = model
         self.chunk = max(self.chunk, 4 * concurrency)  # so that few others wait for the last requests of a chunk
         self.read_from_text = 0

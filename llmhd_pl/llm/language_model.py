@@ -1,40 +1,31 @@
-"""LanguageModelScorer: what all language models share: prompts, cache, budget, and the reading of answers."""
+"""LanguageModelScorer: the four questions to a language model, and how its answers become preferences and scores."""
 
-import json
-from abc import abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
-from llmhd_pl.llm.accounting import Budget, Usage
-from llmhd_pl.llm.asking import PaidAnswers, Rating, Reply
-from llmhd_pl.llm.cache import AnswerCache
+from llmhd_pl.llm.asked_model import AskedModel, Scoring
+from llmhd_pl.llm.cache import MissingAnswersError
+from llmhd_pl.llm.calibration import Curve, draw_calibration_set, fit_curve, scores_on
 from llmhd_pl.llm.prompts import (
     NO_TEXT,
     T_FN,
     T_FP,
-    T_SCORE,
     T_SUM,
-    Prompts,
     item_profile,
     parse_profile,
-    parse_score,
     parse_summary,
     sample_history,
 )
-from llmhd_pl.llm.scorer import Preference, Scorer
+from llmhd_pl.llm.scorer import Preference
 
-Scoring = Literal["expected", "generate"]
-WRITTEN_SCORE_TOKENS = 16
-"""The most tokens of a score that the model writes, ``<s>N</s>``, with an empty thought before it."""
 _WRITTEN_TEXT_TOKENS = 256  # of the longest summary: 100 words in a language that needs 2.5 tokens for one
 
 
-class LanguageModelScorer(Scorer):
+class LanguageModelScorer(AskedModel):
     """A ``Scorer`` whose preferences are texts, which a language model writes and judges by.
 
     Children implement how the model is asked: ``model_fingerprint``, ``count_tokens``, ``complete`` and ``rate``. They
@@ -50,18 +41,14 @@ class LanguageModelScorer(Scorer):
         item_tokens: The most tokens of an item's profile.
         history_tokens: The most tokens of a history that a preference is summarised from; longer histories are
             sampled.
-        seed: The seed of that sampling.
+        seed: The seed of that sampling, and of the pairs that scores are calibrated on.
+        calibrate: Whether a score is ``1 + 9 p``, where p is the probability that the pair was observed, given what the
+            model says of it: a logistic curve, fitted on 2 observed and 2 random pairs each of up to 100 users, which
+            the first ``score`` asks about. False takes the scores as the model gives them, as the paper does.
 
     Raises:
         ValueError: If ``replay`` is set without a ``cache``, or ``scoring`` is unknown.
     """
-
-    chunk = 32
-    """The number of prompts, or of users, that are asked about together."""
-    rated_tokens = 1
-    """The most tokens that the model writes for one rating."""
-    usage: Usage
-    budget: Budget
 
     def __init__(
         self,
@@ -73,80 +60,25 @@ class LanguageModelScorer(Scorer):
         item_tokens: int = 64,
         history_tokens: int = 1024,
         seed: int = 0,
+        calibrate: bool = True,
     ) -> None:
-        if scoring not in ("expected", "generate"):
-            raise ValueError(f"scoring is {scoring!r}; it must be 'expected' or 'generate'.")
-        if replay and cache is None:
-            raise ValueError("replay answers from a cache, and there is none. Give the path of the cache.")
-        self.prompts = Prompts.load(prompts)
-        self.scoring: Scoring = scoring
-        self.cache = None if cache is None else AnswerCache(Path(cache), replay)
-        self.usage = Usage()
-        self.budget = Budget(self.usage, max_tokens)
+        super().__init__(prompts, scoring, cache, replay, max_tokens)
         self.item_tokens, self.history_tokens, self.seed = item_tokens, history_tokens, seed
+        self.calibrate = calibrate
         self._profiles: list[str] | None = None
-        self._answers = PaidAnswers(lambda: self.fingerprint, self.cache, self.usage, self.budget)
-
-    @property
-    @abstractmethod
-    def model_fingerprint(self) -> dict[str, str]:
-        """What decides the model's answers: its name, revision and quantisation."""
-
-    @abstractmethod
-    def count_tokens(self, text: str) -> int:
-        """Return the number of tokens of a text."""
-
-    @property
-    def overhead(self) -> int:
-        """The tokens of a prompt besides its text: those of the chat template and of a given start of the answer."""
-        return 0
-
-    @abstractmethod
-    def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
-        """Let the model complete prompts.
-
-        Args:
-            prompts: The prompts.
-            max_new_tokens: The most tokens of an answer.
-
-        Returns:
-            For each prompt, in any order: its number, the completion (None if there is no answer), the tokens of the
-            prompt, and the tokens of the answer.
-        """
-
-    @abstractmethod
-    def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
-        """Compute expected scores.
-
-        Args:
-            groups: Prompts with a common beginning: the beginning and the endings.
-
-        Returns:
-            A rating for each prompt, in any order.
-        """
-
-    def on_cached_answers(self, template: str, answers: Collection[str]) -> None:
-        """React to answers that were found in the cache; does nothing here. Children may override this.
-
-        Args:
-            template: The name of the template, such as ``T_score``.
-            answers: The answers, as they are kept.
-        """
-
-    @property
-    def fingerprint(self) -> str:
-        """Model, revision, quantisation, hash of the prompts, and decoding, as JSON: part of every cache key."""
-        parts = self.model_fingerprint | {"prompts": self.prompts.hash, "scoring": self.scoring}
-        return json.dumps(parts, sort_keys=True)
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
-        """Write the profiles of the items. A language model learns nothing from the training pairs.
+        """Write the profiles of the items, and draw the pairs that scores will be calibrated on. Nothing is asked.
 
         Args:
             items: The text fields of every item.
-            pairs: The training interactions, int64 [n, 2]; not used.
+            pairs: The training interactions, int64 [n, 2].
         """
         self._profiles = [item_profile(fields, self.item_tokens, self.count_tokens) for fields in items]
+        has_text = [profile != NO_TEXT for profile in self._profiles]
+        self._calibration_set = draw_calibration_set(pairs, has_text, self.seed)
+        self._curve: Curve | None = None
+        self._warned = False  # that there is no curve
 
     def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
         """Ask for the preference of every user (T_sum).
@@ -191,14 +123,70 @@ class LanguageModelScorer(Scorer):
     def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
         """Rate items for users (T_score). Each pair is asked about once, and pairs of a user are asked about together.
 
+        With ``calibrate``, the first call rates the calibration set, too.
+
         Args:
             preferences: The preference of each user.
             pairs: The pairs (user, item), int64 [n, 2].
 
         Returns:
             float32 [n], 1 to 10, on the device of ``pairs``; NaN where there is no answer, no preference, or no text
-            about the item.
+            about the item, and everywhere as long as the calibration lacks answers.
         """
+        if not self.calibrate:
+            return self._raw_scores(preferences, pairs)
+        curve = self._calibrated()
+        if curve is None:
+            return torch.full((len(pairs),), torch.nan, device=pairs.device)
+        raw = self._raw_scores(preferences, pairs)
+        return torch.from_numpy(scores_on(curve, raw.cpu())).float().to(pairs.device)
+
+    def _calibrated(self) -> Curve | None:
+        """Return the curve; None, after a warning, as long as too few answers have come to fit it.
+
+        What came is kept. What did not is asked again at the next call, unless the budget forbids it.
+        """
+        self._all_profiles()  # or an error
+        if self._curve is not None or (self._warned and self.budget.exhausted):
+            return self._curve
+        self.fault = ""  # what happens from now on explains what is missing
+        histories, pairs, observed = self._calibration_set
+        raw, before = self._ask_to_calibrate(histories, pairs), 0
+        # What failed for a moment is asked again at once, so that the curve does not depend on it.
+        while before < (came := int((~raw.isnan()).sum())) < len(pairs) and not self.budget.exhausted:
+            raw, before = self._ask_to_calibrate(histories, pairs), came
+        groups = (raw[observed], raw[~observed])
+        found, random = (int((~group.isnan()).sum()) for group in groups)
+        spent = self.budget.exhausted and came < len(pairs)
+        if not spent and 2 * found >= max(4, len(groups[0])) and 2 * random >= max(4, len(groups[1])):
+            self._curve = fit_curve(raw, observed, f"{type(self).__name__}: what the model says of the items")
+            return self._curve
+        why = self.fault or "the rest has no valid answer"
+        if spent:
+            why = "the token budget is used up; raise max_tokens"
+        elif min(map(len, groups)) < 2:
+            why = "there are too few interactions with text"
+        told = f"{found} of {len(groups[0])} observed and {random} of {len(groups[1])} random pairs have a score: {why}"
+        self.fault = f"its scores are not calibrated: only {told}"
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{type(self).__name__}: scores cannot be calibrated, because only {told}. Until that has changed, no "
+                "pair gets a score, and the loss alone decides. calibrate: false takes the scores as the model gives "
+                "them.",
+                stacklevel=3,
+            )
+        return None
+
+    def _ask_to_calibrate(self, histories: Mapping[int, Sequence[int]], pairs: Tensor) -> Tensor:
+        try:
+            return self._raw_scores(self.summarize(histories), pairs)
+        except MissingAnswersError as error:
+            error.add_note("They are asked to calibrate the scores. A cache made without that needs calibrate: false.")
+            raise
+
+    def _raw_scores(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        """Return the scores as the model gives them."""
         profiles = self._all_profiles()
         unique, place = torch.unique(pairs.cpu(), dim=0, return_inverse=True)
         askable = [(u, i) for u, i in unique.tolist() if u in preferences and profiles[i] != NO_TEXT]
@@ -214,38 +202,6 @@ class LanguageModelScorer(Scorer):
                 scores[row] = answers.get(prompt, torch.nan)
         return scores[place].to(pairs.device)
 
-    def _rate(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
-        """Return the expected scores by prompt."""
-        found = self._known(T_SCORE, [beginning + ending for beginning, endings in groups for ending in endings])
-        unknown = []
-        for beginning, endings in groups:
-            missing = [ending for ending in endings if self._answers.is_to_be_asked(beginning + ending, found)]
-            if missing:
-                unknown.append((beginning, missing))
-        found |= self._answers.ask(
-            T_SCORE, "pairs", unknown, self.chunk, lambda group: len(group[1]), self._rating_tokens, self._ratings
-        )
-        return {prompt: float(answer) for prompt, answer in found.items()}
-
-    def _ratings(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Reply]:
-        for rating in self.rate(groups):
-            beginning, endings = groups[rating.group]
-            score = rating.score if isinstance(rating.score, int | None) else float(rating.score)  # of NumPy, too
-            answer = repr(score) if score is not None and 1 <= score <= 10 else None  # NaN is not
-            yield Reply(beginning + endings[rating.ending], answer, rating.prompt_tokens, rating.answer_tokens)
-
-    def _rating_tokens(self, group: tuple[str, Sequence[str]]) -> int:
-        beginning, endings = group
-        each = self.count_tokens(beginning) + self.overhead + self.rated_tokens
-        return len(endings) * each + sum(self.count_tokens(ending) for ending in endings)
-
-    def _generate_scores(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
-        """Return the written scores by prompt."""
-        prompts = [beginning + ending for beginning, endings in groups for ending in endings]
-        answers = self._ask(T_SCORE, prompts, lambda answer: parse_score(answer) is not None, WRITTEN_SCORE_TOKENS)
-        scores = {prompt: parse_score(answer) for prompt, answer in answers.items()}
-        return {prompt: float(score) for prompt, score in scores.items() if score is not None}
-
     def _write(
         self, template: str, prompts: Mapping[int, str], parse: Callable[[str], str | None]
     ) -> dict[int, Preference]:
@@ -254,32 +210,6 @@ class LanguageModelScorer(Scorer):
         answers = self._ask(template, asked, lambda answer: parse(answer) is not None, _WRITTEN_TEXT_TOKENS)
         texts = {user: parse(answers[prompt]) for user, prompt in prompts.items() if prompt in answers}
         return {user: text for user, text in texts.items() if text is not None}
-
-    def _ask(
-        self, template: str, prompts: Sequence[str], valid: Callable[[str], bool], max_new_tokens: int
-    ) -> dict[str, str]:
-        """Return the valid answers by prompt, from the cache or the model. Invalid ones are counted but not kept."""
-        found = self._known(template, prompts := list(dict.fromkeys(prompts)))
-        missing = [prompt for prompt in prompts if self._answers.is_to_be_asked(prompt, found)]
-        missing.sort(key=len, reverse=True)
-
-        def completions(chunk: Sequence[str]) -> Iterator[Reply]:
-            for number, text, prompt_tokens, answer_tokens in self.complete(chunk, max_new_tokens):
-                # JSON can contain half a character (a lone surrogate), which no file can hold.
-                text = None if text is None else text.encode(errors="replace").decode()
-                if text is not None and not valid(text):
-                    self.refused, text = text, None
-                yield Reply(chunk[number], text, prompt_tokens, answer_tokens)
-
-        def most_tokens(prompt: str) -> int:
-            return self.count_tokens(prompt) + self.overhead + max_new_tokens
-
-        return found | self._answers.ask(template, template, missing, self.chunk, lambda _: 1, most_tokens, completions)
-
-    def _known(self, template: str, prompts: Sequence[str]) -> dict[str, str]:
-        found = self._answers.known(template, prompts)
-        self.on_cached_answers(template, found.values())
-        return found
 
     def _all_profiles(self) -> list[str]:
         if self._profiles is None:

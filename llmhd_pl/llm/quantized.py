@@ -7,12 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm.asked_model import WRITTEN_SCORE_TOKENS, Scoring
 from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.causal_lm import CausalLM, answer_paths, plain_ids
 from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
-from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS, LanguageModelScorer, Scoring
+from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.pretrained import Quantization, check_quantization, load_causal_lm, load_tokenizer, model_digest
 from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
 
@@ -38,7 +39,8 @@ class QuantizedLLM(LanguageModelScorer):
         max_tokens: The hard limit on tokens.
         item_tokens: The most tokens of an item's profile.
         history_tokens: The most tokens of a history that is summarised.
-        seed: The seed of the sampling of longer histories.
+        seed: The seed of the sampling of longer histories, and of the pairs that scores are calibrated on.
+        calibrate: Whether scores are calibrated on observed and random pairs; False takes them as the model gives them.
 
     Raises:
         ValueError: If ``quantization`` or ``scoring`` is unknown.
@@ -60,8 +62,9 @@ class QuantizedLLM(LanguageModelScorer):
         item_tokens: int = 64,
         history_tokens: int = 1024,
         seed: int = 0,
+        calibrate: bool = True,
     ) -> None:
-        super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed)
+        super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed, calibrate)
         check_quantization(quantization)
         self.model, self.revision, self.device = model, revision, device
         self.quantization: Quantization = quantization
@@ -83,11 +86,11 @@ class QuantizedLLM(LanguageModelScorer):
         return model_digest(self.model)
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
-        """Write the profiles of the items, and check that the model can be asked, before anything is paid for.
+        """Take in the items and the pairs, and check that the model can be asked, before anything is paid for.
 
         Args:
             items: The text fields of every item.
-            pairs: The training interactions, int64 [n, 2]; not used.
+            pairs: The training interactions, int64 [n, 2].
 
         Raises:
             ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), or

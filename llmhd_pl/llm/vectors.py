@@ -1,6 +1,5 @@
 """VectorScorer: judges an item by its similarity to the mean of the user's other items."""
 
-import warnings
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from itertools import chain
@@ -8,10 +7,9 @@ from itertools import chain
 import numpy as np
 import scipy.sparse as sp
 import torch
-from scipy.optimize import minimize
-from scipy.special import expit
 from torch import Tensor
 
+from llmhd_pl.llm.calibration import Curve, fit_curve, scores_on
 from llmhd_pl.llm.prompts import NO_TEXT, item_profile
 from llmhd_pl.llm.scorer import Preference, Scorer
 
@@ -38,7 +36,7 @@ class VectorScorer(Scorer):
     """
 
     item_vectors: Vectors
-    curve: tuple[float, float]
+    curve: Curve
 
     def __init__(self, seed: int = 0) -> None:
         self.seed = seed
@@ -148,8 +146,7 @@ class VectorScorer(Scorer):
         _check_range(listed, len(self._row))
         history = np.stack([np.repeat(np.array(asked, dtype=np.int64), sizes), self._row[listed]], axis=1)
         similarity = self.similarity(history[history[:, 1] >= 0], users, self._row[items])
-        intercept, slope = self.curve
-        return torch.from_numpy(1 + 9 * expit(intercept + slope * similarity)).float().to(pairs.device)
+        return torch.from_numpy(scores_on(self.curve, similarity)).float().to(pairs.device)
 
     def revise(
         self,
@@ -236,41 +233,15 @@ class VectorScorer(Scorer):
         return squares
 
     def _calibrate(self, observed: np.ndarray) -> None:
-        """Fit ``p(observed | similarity) = expit(intercept + slope * similarity)`` with slope >= 0."""
+        """Fit the curve on the observed pairs and one random pair for each."""
         rng = np.random.default_rng([self.seed, 0xCA11])
         users, items = observed.T
         num_rows = self.item_vectors.shape[0]
         drawn = rng.integers(num_rows, size=len(users))
         free = ~np.isin(users * num_rows + drawn, users * num_rows + items)
         similarity = self.similarity(observed, np.r_[users, users[free]], np.r_[items, drawn[free]])
-        label = np.repeat([1.0, 0.0], [len(users), free.sum()])
-        answered = np.isfinite(similarity)
-        similarity, label = similarity[answered], label[answered]
-        if label.sum() < 2 or label.sum() > len(label) - 2:
-            raise ValueError(
-                f"Only {int(label.sum())} of {len(users)} training interactions with text can be judged, against "
-                f"{int(len(label) - label.sum())} random pairs: too few to fit a calibration on."
-            )
-        weight = np.where(label == 1, 0.5 / label.sum(), 0.5 / (1 - label).sum())
-        center, scale = similarity.mean(), max(similarity.std(), 1e-12)
-        standard = (similarity - center) / scale
-
-        def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
-            logit = parameters[0] + parameters[1] * standard
-            error = weight * (expit(logit) - label)
-            # The small penalty keeps the slope finite if the two groups do not overlap.
-            value = (weight * (np.logaddexp(0, logit) - label * logit)).sum() + 5e-4 * parameters[1] ** 2
-            return value, np.array([error.sum(), (error * standard).sum() + 1e-3 * parameters[1]])
-
-        fit = minimize(loss, np.array([0.0, 1.0]), jac=True, method="L-BFGS-B", bounds=[(None, None), (0, None)])
-        intercept, slope = fit.x
-        if slope < 1e-3:
-            warnings.warn(
-                f"{type(self).__name__}: the text of the items does not tell observed from random pairs, so all scores "
-                "are about 5.5.",
-                stacklevel=3,
-            )
-        self.curve = (intercept - slope * center / scale, slope / scale)
+        label = np.repeat([True, False], [len(users), free.sum()])
+        self.curve = fit_curve(similarity, label, f"{type(self).__name__}: the text of the items")
 
 
 def _items_of(preferences: Mapping[int, Preference], user: int) -> list[int]:

@@ -9,10 +9,16 @@ from llmhd_pl.llm.judge import EmbeddedJudge
 
 
 def estimated(
-    folder: Path, capsys: Any, *more: Any, pruning: VariancePruning | None = None, **arguments: Any
+    folder: Path,
+    capsys: Any,
+    *more: Any,
+    pruning: VariancePruning | None = None,
+    calibrate: bool = False,
+    **arguments: Any,
 ) -> dict[str, list[int]]:
     """Calls, cache hits, prompt tokens, answer tokens and unanswered, by template, as they are printed."""
     judge = EmbeddedJudge()
+    judge.calibrate = calibrate
     data = catalog(negative_lifetime=1)
     callbacks = [
         SampleRecorder(),
@@ -41,6 +47,11 @@ def test_nothing_is_asked(tmp_path: Path, capsys: Any) -> None:
     assert candidates < both <= 6 * 0.1 * samples
     updated = estimated(tmp_path, capsys, PreferenceUpdater(1), scored="all")
     assert {"T_FP"} <= updated.keys() and updated["T_score"][0] > samples
+
+
+def test_the_calibration_is_counted_if_there_is_one(tmp_path: Path, capsys: Any) -> None:
+    without, calibrated = (estimated(tmp_path, capsys, calibrate=calibrate) for calibrate in (False, True))
+    assert calibrated["T_score"][0] == without["T_score"][0] + 40 * 4 and calibrated["T_sum"] == without["T_sum"]
 
 
 def test_a_ramp_of_epochs_asks_as_often_as_one_of_as_many_steps(tmp_path: Path, capsys: Any) -> None:

@@ -19,7 +19,7 @@ class Judge(LanguageModelScorer):
     """A model that answers by the length of what it reads, and counts the pairs."""
 
     def __init__(self, path: Path, replay: bool = False) -> None:
-        super().__init__(cache=str(path), replay=replay)
+        super().__init__(cache=str(path), replay=replay, calibrate=False)
         self.asked = 0
         self.prepare([{"title": f"Bird {'x' * item}"} for item in range(8)], PAIRS)
 

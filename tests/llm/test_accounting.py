@@ -192,6 +192,19 @@ def test_what_is_asked_about_depends_on_the_rule() -> None:
     assert calls("T_score", alpha=1, negatives=False, everything=True) > 20_000  # preferences are revised
 
 
+def test_the_calibration_asks_about_four_pairs_of_a_hundred_users() -> None:
+    for changes in ({"epochs": 1, "alpha": 1}, {"everything": True, "negatives": False}):
+        assert calls("T_score", calibrate=True, **changes) == calls("T_score", **changes) + 400  # type: ignore[arg-type]
+        assert calls("T_sum", calibrate=True, **changes) == calls("T_sum", **changes)  # type: ignore[arg-type]
+    tokens = [
+        estimate(BOOKS, ["x"] * 9, [[0]] * 7, epochs=1, alpha=10**9, calibrate=calibrate, count_tokens=len).templates
+        for calibrate in (True, False)
+    ]
+    prompt = len(BOOKS.score_prefix(FULL) + BOOKS.score_suffix("x"))
+    assert tokens[0]["T_score"].calls == 28 and tokens[1]["T_score"].calls == 0
+    assert tokens[0]["T_score"].prompt_tokens - tokens[1]["T_score"].prompt_tokens == 28 * prompt
+
+
 def test_preferences_that_are_revised_are_asked_about_again() -> None:
     without = calls("T_score", eps_gamma=None)
     assert calls("T_FP", eps_gamma=None) == calls("T_FN", eps_gamma=None) == 0

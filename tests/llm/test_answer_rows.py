@@ -220,7 +220,7 @@ def test_a_judge_with_a_cache_survives_every_title(tmp_path: Path, titles: list[
     pairs = torch.tensor([[0, item] for item in range(len(titles))])
     asked = []
     for _ in range(2):
-        scorer = Parrot(**arguments)
+        scorer = Parrot(calibrate=False, **arguments)
         scorer.prepare([{"title": title, f"name {title}": title} for title in titles], pairs)
         scorer.summarize({item: [item] for item in range(len(titles))})
         scorer.revise({0: "\ud800 Otter"}, {0: list(range(len(titles)))}, {})

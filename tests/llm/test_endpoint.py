@@ -139,7 +139,9 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 def scorer(url: str, **arguments: Any) -> EndpointScorer:
-    made = EndpointScorer("otter-7b", url, **{"retries": 0, "timeout": 10, "scoring": "generate"} | arguments)
+    made = EndpointScorer(
+        "otter-7b", url, **{"retries": 0, "timeout": 10, "scoring": "generate", "calibrate": False} | arguments
+    )
     made.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     return made
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from test_causal_lm import make_model, make_tokenizer
 
+from llmhd_pl.llm.asked_model import WRITTEN_SCORE_TOKENS
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.first_answers import ENOUGH
-from llmhd_pl.llm.language_model import WRITTEN_SCORE_TOKENS
 from llmhd_pl.llm.quantized import QuantizedLLM
 
 NUM_ITEMS = 30
@@ -22,7 +22,7 @@ class Writing(QuantizedLLM):
     """A model that writes what it is told to, one answer after another, the last one for ever."""
 
     def __init__(self, folder: Path, answers: Sequence[str], **arguments: Any) -> None:
-        super().__init__(str(folder), quantization="none", device="cpu", prompts="books", **arguments)
+        super().__init__(str(folder), quantization="none", device="cpu", prompts="books", calibrate=False, **arguments)
         self.prepare([{"title": f"Otter {item}"} for item in range(NUM_ITEMS)], NOBODY)
         self.left = list(answers)
         self.calls = 0
@@ -108,7 +108,8 @@ class Broken(QuantizedLLM):
     """Has logits that are not finite, at some of the forward passes."""
 
     def __init__(self, folder: Path, value: float, broken: range) -> None:
-        super().__init__(str(folder), quantization="none", device="cpu", prompts="books", batch_tokens=1)
+        given: dict[str, Any] = {"device": "cpu", "prompts": "books", "batch_tokens": 1, "calibrate": False}
+        super().__init__(str(folder), quantization="none", **given)
         self.prepare([{"title": f"Otter {item}"} for item in range(NUM_ITEMS)], NOBODY)
         passes = iter(range(1000))
 

@@ -53,7 +53,8 @@ class Parrot(LanguageModelScorer):
 
 
 def parrot(**arguments: Any) -> Parrot:
-    scorer = Parrot(**arguments)
+    """Return a parrot whose scores are what it says, unless they are to be calibrated."""
+    scorer = Parrot(**{"calibrate": False} | arguments)
     scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     return scorer
 
@@ -100,7 +101,7 @@ def test_half_a_character_costs_no_other_answer(tmp_path: Path) -> None:
                 assert text is not None
                 yield number, text.replace("Heron", "Heron\ud800").replace("7</s>", "7</s>\ud800"), read, written
 
-    scorer = Torn(cache=str(tmp_path / "answers.db"), scoring="generate")
+    scorer = Torn(cache=str(tmp_path / "answers.db"), scoring="generate", calibrate=False)
     scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     expected = {0: "Heron?", 1: "Otter"}
     assert scorer.summarize({0: [1], 1: [0]}) == expected
@@ -175,7 +176,7 @@ def test_what_cost_nothing_was_not_asked(scoring: Any) -> None:
             for rating in super().rate(groups):
                 yield Rating(*rating[:2], None, 0, 0) if self.away else rating
 
-    scorer = Away(scoring=scoring)
+    scorer = Away(scoring=scoring, calibrate=False)
     scorer.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     pairs = torch.tensor([[0, 1], [0, 2]])
     assert scorer.score({0: "Otter"}, pairs).isnan().all()
@@ -216,7 +217,7 @@ def test_a_score_that_is_none_is_not_kept(tmp_path: Path) -> None:
             for rating, score in zip(super().rate(groups), (float("nan"), 0.5, 10.5, 10.0), strict=False):
                 yield rating._replace(score=score)
 
-    scorer = Overflowing(cache=str(tmp_path / "answers.db"))
+    scorer = Overflowing(cache=str(tmp_path / "answers.db"), calibrate=False)
     scorer.prepare([{"title": word} for word in "abcd"], torch.empty(0, 2, dtype=torch.int64))
     scores = scorer.score({0: "Otter"}, torch.tensor([[0, item] for item in range(4)]))
     assert scores.isnan().tolist() == [True, True, True, False] and scores[3] == 10
@@ -232,7 +233,7 @@ def test_scores_that_had_arrived_when_the_model_failed_are_kept(tmp_path: Path) 
                     raise KeyboardInterrupt
                 yield rating
 
-    failing = Failing(cache=str(tmp_path / "answers.db"))
+    failing = Failing(cache=str(tmp_path / "answers.db"), calibrate=False)
     failing.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     pairs = torch.tensor([[0, 0], [0, 1], [0, 2]])
     with pytest.raises(KeyboardInterrupt):

@@ -15,7 +15,7 @@ PREFERENCES = {0: "rivers and what lives in them", 1: "wolves"}
 
 
 def scorer(folder: Path, **arguments: Any) -> QuantizedLLM:
-    made = QuantizedLLM(str(folder), device="cpu", prompts="books", **arguments)
+    made = QuantizedLLM(str(folder), device="cpu", prompts="books", calibrate=False, **arguments)
     made.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     return made
 
@@ -92,7 +92,7 @@ def test_the_budget_counts_the_chat_template(folder: Path, scoring: Any) -> None
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("quantization", ["nf4", "int8", "none"])
 def test_on_a_gpu_it_rates_nearly_as_on_the_cpu(folder: Path, quantization: Any) -> None:
-    on_gpu = QuantizedLLM(str(folder), quantization=quantization, device="cuda", prompts="books")
+    on_gpu = QuantizedLLM(str(folder), quantization=quantization, device="cuda", prompts="books", calibrate=False)
     on_gpu.prepare(ITEMS, torch.empty(0, 2, dtype=torch.int64))
     difference = on_gpu.score(PREFERENCES, PAIRS) - scorer(folder, quantization=quantization).score(PREFERENCES, PAIRS)
     assert difference.abs().max() < 0.5

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from llmhd_pl.llm.language_model import Scoring
+from llmhd_pl.llm.asked_model import Scoring
 from llmhd_pl.llm.pretrained import Quantization
 from llmhd_pl.llm.quantized import QuantizedLLM
 
@@ -14,7 +14,8 @@ class EmbeddedJudge(QuantizedLLM):
     """A Llama of 1.06 million parameters that knows the books of ``SyntheticCatalog`` and nothing else.
 
     ``tools/train_judge.py`` trains and measures it; ``docs/judges.md`` has the figures. It is there for the quickstart
-    and for tests. For real data, take ``QuantizedLLM`` with a real model.
+    and for tests. Its scores are not calibrated, because it was trained to use the scale of the prompts. For real data,
+    take ``QuantizedLLM`` with a real model.
 
     Args:
         quantization: See ``QuantizedLLM`` for this argument and the following ones.
@@ -48,4 +49,5 @@ class EmbeddedJudge(QuantizedLLM):
             max_tokens=max_tokens,
             history_tokens=512,
             seed=seed,
+            calibrate=False,
         )
