@@ -55,7 +55,7 @@ class CascadeScorer(Scorer):
         return self.second.refused
 
     @property
-    def fault(self) -> str:  # type: ignore[override]
+    def fault(self) -> str:
         """What last kept an answer of the second judge from coming."""
         return self.second.fault
 
