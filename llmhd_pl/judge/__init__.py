@@ -1,0 +1,88 @@
+"""Is this judge worth it? ``llmhd judge --data Yelp --data.data_dir data/yelp --scorer EncoderScorer``.
+
+Asks a judge about a few hundred pairs of your data, and prints how well it tells noise from interactions, beside what
+the popularity of the items tells, what it wrote, how fast it is, and what a whole run would ask. It trains no
+recommender. A configuration of ``llmhd fit`` can be given as it is: the judge is then that of its method, and the cost
+that of its run. ``docs/judge.md`` says how to read each line.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile, Namespace
+from pytorch_lightning import seed_everything
+from pytorch_lightning.cli import LightningArgumentParser
+from rich.console import Console
+
+from llmhd_pl.backbones import Backbone
+from llmhd_pl.cli import CALLBACKS, with_bundled_configs
+from llmhd_pl.datamodules import InteractionDataModule
+from llmhd_pl.judge.measure import measure
+from llmhd_pl.judge.tables import show, write
+from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.methods import LLMHD, Denoising
+
+__all__ = ["main", "measure"]
+
+EPOCHS = 200
+"""The epochs of the run whose cost is estimated, if no configuration says; those of the bundled ``lightgcn``."""
+_OF_FIT = (*CALLBACKS, "optimizer", "lr_scheduler", "ckpt_path", "weights_only")  # which say nothing about a judge
+
+
+def parser() -> LightningArgumentParser:
+    """Return the parser: the arguments of ``llmhd fit`` that concern data and judge, and the size of the sample."""
+    found = LightningArgumentParser(prog="llmhd judge", description=__doc__)
+    found.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
+    found.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the sample")
+    found.add_subclass_arguments(InteractionDataModule, "data", required=True)
+    found.add_subclass_arguments(Scorer, "scorer", required=False, help="the judge; by default that of --denoising")
+    found.add_argument("--pairs", type=int, default=200, help="how many planted pairs to judge, and as many of others")
+    found.add_argument("--out", type=str | None, default=None, help="also write everything to this file, as JSON")
+    found.add_subclass_arguments(Denoising, "denoising", required=False, help="LLMHD, for the cost of its run")
+    found.add_subclass_arguments(Backbone, "model", required=False, instantiate=False)
+    found.add_argument("--trainer", type=dict[str, Any], default={}, help="max_epochs counts, for the cost")
+    for name in _OF_FIT:
+        found.add_argument(f"--{name}", type=Any, default=None, help="an argument of llmhd fit; not used")
+    for size in ("num_users", "num_items"):
+        found.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
+    found.link_arguments("seed_everything", "data.init_args.seed")
+    return found
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure a judge, and print what was found.
+
+    Args:
+        arguments: The arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: If the arguments name no judge, or are wrong.
+    """
+    reading = parser()
+    config = reading.parse_args(with_bundled_configs(sys.argv[1:] if arguments is None else arguments))
+    if config.pairs < 1:
+        reading.error(f"--pairs is {config.pairs}; it must be at least 1.")
+    is_llmhd = config.denoising is not None and config.denoising.class_path.rpartition(".")[2] == LLMHD.__name__
+    if config.scorer is not None:
+        # The settings of the method stay, for the cost; only the judge is another one.
+        settings = dict(vars(config.denoising.init_args)) if is_llmhd else {}
+        judge = Namespace(**settings | {"scorer": config.scorer})
+        config.denoising, config.scorer = Namespace(class_path="llmhd_pl.methods.LLMHD", init_args=judge), None
+    elif not is_llmhd:
+        reading.error(
+            "there is no judge: give --scorer, such as --scorer EncoderScorer, or --denoising LLMHD with one."
+        )
+    seed_everything(config.seed_everything, verbose=False)
+    # jsonargparse calls it so from 4.49 on.
+    instantiate = getattr(reading, "instantiate", None) or reading.instantiate_classes
+    made = instantiate(config)
+    epochs = made.trainer.get("max_epochs") or EPOCHS
+    pointwise = made.model is not None and made.model.init_args.objective == "bce"
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
+        sys.stdout.reconfigure(errors="backslashreplace")
+    found = measure(made.data, made.denoising, config.pairs, config.seed_everything, epochs, pointwise)
+    show(Console(), found)
+    if config.out is not None:
+        write(Path(config.out), found)

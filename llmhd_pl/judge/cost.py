@@ -1,0 +1,159 @@
+"""What asking a judge takes, measured on a sample, and what a whole run would take."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.judge.pairs import training_pairs
+from llmhd_pl.llm.accounting import Usage, estimate
+from llmhd_pl.llm.judgements import Judgements
+from llmhd_pl.llm.language_model import LanguageModelScorer
+from llmhd_pl.llm.prompts import T_SCORE, T_SUM, Prompts, item_profile
+from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.llm.texts import approximate_tokens
+from llmhd_pl.llm.vectors import VectorScorer
+from llmhd_pl.methods import LLMHD
+
+
+@dataclass
+class Phase:
+    """What asking questions of one kind took: for preferences, or for scores.
+
+    Attributes:
+        asked: The users or the pairs that were asked about.
+        calls: The prompts that a model was given for them; None if the scorer does not count.
+        cache_hits: The prompts that a cache answered.
+        tokens: The tokens of the calls.
+        seconds: The time without the first question, which may load a model.
+        timed: The questions in that time, without those that a cache answered.
+    """
+
+    asked: int
+    calls: int | None
+    cache_hits: int
+    tokens: int
+    seconds: float
+    timed: int
+
+    @property
+    def per_second(self) -> float | None:
+        """Questions per second; None if there was nothing to measure it by."""
+        return self.timed / self.seconds if self.timed and self.seconds > 0 else None
+
+    @property
+    def tokens_each(self) -> float | None:
+        """Tokens per call; None if there were none."""
+        return self.tokens / self.calls if self.calls else None
+
+
+@dataclass
+class Cost:
+    """What a whole run asks of one kind.
+
+    Attributes:
+        what: The template of the questions, such as ``T_score``, or what is judged.
+        questions: Their number.
+        tokens: Their tokens; None if the scorer does not count them.
+        seconds: The time at the measured speed; None if none was measured.
+    """
+
+    what: str
+    questions: int
+    tokens: int | None
+    seconds: float | None
+
+
+def ask(scorer: Scorer, questions: list[int], put: Callable[[list[int]], object]) -> Phase:
+    """Ask questions and measure it.
+
+    Args:
+        scorer: The judge, whose usage is looked at.
+        questions: The questions, by their numbers.
+        put: Asks some of them.
+    """
+    before = _usage(scorer)
+    put(questions[:1])
+    first = _usage(scorer)
+    start = time.perf_counter()
+    put(questions[1:])
+    seconds = time.perf_counter() - start
+    calls, hits, tokens = (now - then for now, then in zip(_usage(scorer), before, strict=True))
+    if scorer.usage is None:
+        return Phase(len(questions), None, 0, 0, seconds, len(questions[1:]))
+    return Phase(len(questions), calls, hits, tokens, seconds, calls - (first[0] - before[0]))
+
+
+def _usage(scorer: Scorer) -> tuple[int, int, int]:
+    """Calls, cache hits and tokens so far."""
+    usage = scorer.usage or Usage()
+    return usage.calls, sum(count.cache_hits for count in usage.templates.values()), usage.tokens
+
+
+def run_cost(
+    data: InteractionDataModule,
+    method: LLMHD,
+    judgements: Judgements,
+    summaries: Phase,
+    scores: Phase,
+    epochs: int,
+    pointwise: bool,
+) -> list[Cost]:
+    """Estimate what a run would ask: ``llmhd_pl.llm.accounting.estimate`` at the speed and the tokens measured.
+
+    A judge that costs nothing is asked about every training interaction once.
+
+    Args:
+        data: The data module after ``setup``.
+        method: The method, whose settings say what is asked.
+        judgements: The judgements on the data, after ``prepare``.
+        summaries: What preferences took.
+        scores: What scores took.
+        epochs: The number of epochs of the run.
+        pointwise: Whether its objective is pointwise.
+    """
+    scorer, samples = method.scorer, len(data.train_users)
+    if scorer.usage is None:
+        return [Cost("every training interaction", samples, None, _free_seconds(data, judgements, summaries, scores))]
+    model = scorer if isinstance(scorer, LanguageModelScorer) else None
+    count_tokens = approximate_tokens if model is None else model.count_tokens
+    profile = {} if model is None else {"max_tokens": model.item_tokens, "count_tokens": count_tokens}
+    alpha = method.ramp.get("ramp_iterations")
+    expected = estimate(
+        Prompts.load("neutral") if model is None else model.prompts,
+        [item_profile(fields, **profile) for fields in judgements.texts],
+        list(judgements.histories.values()),
+        epochs=epochs,
+        batch_size=data.batch_size,
+        eps_l_max=method.drop_rate,
+        alpha=method.ramp["ramp_epochs"] * math.ceil(samples / data.batch_size) if alpha is None else alpha,
+        eps_v=method.candidate_fraction,
+        eps_gamma=method.confidence_epochs,
+        negative_lifetime=data.negative_lifetime,
+        negatives=method.rule == "paper" or pointwise,
+        everything=method.scored == "all",
+        score_answer_tokens=model.rated_tokens if model is not None and model.scoring == "expected" else 8,
+        max_history_tokens=None if model is None else model.history_tokens,
+        count_tokens=count_tokens,
+    )
+    costs = []
+    for template, count in expected.templates.items():
+        phase = scores if template == T_SCORE else summaries
+        each = phase.tokens_each if template in (T_SCORE, T_SUM) else None  # revisions are not measured
+        tokens = count.prompt_tokens + count.answer_tokens if each is None else round(count.calls * each)
+        seconds = None if phase.per_second is None else count.calls / phase.per_second
+        costs.append(Cost(template, count.calls, tokens, seconds))
+    return costs
+
+
+def _free_seconds(data: InteractionDataModule, judgements: Judgements, summaries: Phase, scores: Phase) -> float | None:
+    """The time for all training interactions: vectors take it once more, of others it is told from the sample."""
+    scorer = judgements.scorer
+    if isinstance(scorer, VectorScorer):
+        start = time.perf_counter()
+        scorer.score(scorer.summarize(judgements.histories), training_pairs(data))
+        return time.perf_counter() - start
+    if summaries.per_second is None or scores.per_second is None:
+        return None
+    return len(judgements.histories) / summaries.per_second + len(data.train_users) / scores.per_second
