@@ -7,11 +7,12 @@ that of its run. ``docs/judge.md`` says how to read each line.
 """
 
 import sys
+from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningArgumentParser
 from rich.console import Console
@@ -22,7 +23,7 @@ from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.judge.measure import measure
 from llmhd_pl.judge.tables import show, write
 from llmhd_pl.llm.scorer import Scorer
-from llmhd_pl.methods import LLMHD, Denoising
+from llmhd_pl.methods import Denoising
 
 __all__ = ["main", "measure"]
 
@@ -44,7 +45,7 @@ def parser() -> LightningArgumentParser:
     found.add_subclass_arguments(Backbone, "model", required=False, instantiate=False)
     found.add_argument("--trainer", type=dict[str, Any], default={}, help="max_epochs counts, for the cost")
     for name in _OF_FIT:
-        found.add_argument(f"--{name}", type=Any, default=None, help="an argument of llmhd fit; not used")
+        found.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
     for size in ("num_users", "num_items"):
         found.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
     found.link_arguments("seed_everything", "data.init_args.seed")
@@ -64,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = reading.parse_args(with_bundled_configs(sys.argv[1:] if arguments is None else arguments))
     if config.pairs < 1:
         reading.error(f"--pairs is {config.pairs}; it must be at least 1.")
-    is_llmhd = config.denoising is not None and config.denoising.class_path.rpartition(".")[2] == LLMHD.__name__
-    if config.scorer is not None:
-        # The settings of the method stay, for the cost; only the judge is another one.
-        settings = dict(vars(config.denoising.init_args)) if is_llmhd else {}
-        judge = Namespace(**settings | {"scorer": config.scorer})
-        config.denoising, config.scorer = Namespace(class_path="llmhd_pl.methods.LLMHD", init_args=judge), None
-    elif not is_llmhd:
-        reading.error(
-            "there is no judge: give --scorer, such as --scorer EncoderScorer, or --denoising LLMHD with one."
-        )
+    if config.get("denoising.init_args.scorer") is None:
+        if config.scorer is None:
+            reading.error(
+                "there is no judge: give --scorer EncoderScorer or another one, or --denoising LLMHD with it."
+            )
+        method = {"class_path": "llmhd_pl.methods.LLMHD", "init_args": Namespace(scorer=config.scorer)}  # type: ignore[no-untyped-call]
+        config.denoising = Namespace(**method)  # type: ignore[no-untyped-call]
+    elif config.scorer is not None:
+        config["denoising.init_args.scorer"] = config.scorer  # the other settings of the method stay, for the cost
+    config.scorer = None
     seed_everything(config.seed_everything, verbose=False)
     # jsonargparse calls it so from 4.49 on.
     instantiate = getattr(reading, "instantiate", None) or reading.instantiate_classes

@@ -118,11 +118,11 @@ def run_cost(
         return [Cost("every training interaction", samples, None, _free_seconds(data, judgements, summaries, scores))]
     model = scorer if isinstance(scorer, LanguageModelScorer) else None
     count_tokens = approximate_tokens if model is None else model.count_tokens
-    profile = {} if model is None else {"max_tokens": model.item_tokens, "count_tokens": count_tokens}
+    item_tokens = 64 if model is None else model.item_tokens
     alpha = method.ramp.get("ramp_iterations")
     expected = estimate(
         Prompts.load("neutral") if model is None else model.prompts,
-        [item_profile(fields, **profile) for fields in judgements.texts],
+        [item_profile(fields, item_tokens, count_tokens) for fields in judgements.texts],
         list(judgements.histories.values()),
         epochs=epochs,
         batch_size=data.batch_size,

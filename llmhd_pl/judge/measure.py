@@ -2,7 +2,7 @@
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -10,14 +10,51 @@ import torch
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.judge.areas import interval, pooled_auc, within_user_auc
 from llmhd_pl.judge.cost import Cost, Phase, ask, run_cost
-from llmhd_pl.judge.pairs import GENUINE, GROUPS, HELD_OUT, PLANTED, UNKNOWN, Sample, draw_sample, popularity
+from llmhd_pl.judge.pairs import GENUINE, GROUPS, PLANTED, Sample, compared, draw_sample, popularity
 from llmhd_pl.llm.judgements import Judgements
+from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.methods import LLMHD
 
-COMPARED = {"train": (GENUINE, PLANTED), "held-out": (HELD_OUT, UNKNOWN)}
-"""Which groups of pairs are compared: what should have high scores, and what should not."""
 EXAMPLES = 10
 """The number of preferences to read, and of judged pairs."""
+
+
+class Asked(NamedTuple):
+    """What a judge said about a sample, and what that took."""
+
+    judgements: Judgements
+    """The judge with its preferences."""
+    scores: np.ndarray
+    """The score of each pair, float64 [n]; NaN is no answer."""
+    prepare_seconds: float
+    """The time of ``Scorer.prepare``."""
+    summaries: Phase
+    """What the preferences took."""
+    judging: Phase
+    """What the scores took."""
+
+
+def judge(scorer: Scorer, data: InteractionDataModule, sample: Sample) -> Asked:
+    """Let a judge prepare as in a run, form the preferences of the users of a sample, and judge its pairs.
+
+    Args:
+        scorer: The judge. Of the interactions, it is given the noisy training interactions alone.
+        data: The data module after ``setup``.
+        sample: The pairs.
+    """
+    judgements = Judgements(scorer, data.interactions.items, data.train_users, data.train_items)
+    start = time.perf_counter()
+    judgements.prepare()
+    prepared = time.perf_counter() - start
+    users, items = sample.pairs.T
+    scores = torch.full((len(users),), torch.nan)
+
+    def score(rows: list[int]) -> None:
+        scores[rows] = judgements.score(0, users[rows], items[rows])
+
+    summaries = ask(scorer, users.unique().tolist(), lambda some: judgements.summarize(0, some))
+    judging = ask(scorer, list(range(len(users))), score)
+    return Asked(judgements, scores.double().numpy(), prepared, summaries, judging)
 
 
 @dataclass
@@ -147,49 +184,37 @@ def measure(
         ValueError: If the data has no item texts.
     """
     data.setup("fit")
-    texts = data.interactions.items
-    if not texts:
+    if not data.interactions.items:
         raise ValueError(
             f"{data.interactions.name} has no item texts, so there is nothing to judge by. Put an items.jsonl or an "
             ".item file beside the interactions (docs/data.md)."
         )
     sample = draw_sample(data, size, seed)
-    judgements = Judgements(method.scorer, texts, data.train_users, data.train_items)
-    start = time.perf_counter()
-    judgements.prepare()
-    prepared = time.perf_counter() - start
-    users, items = sample.pairs.T
-    scores = torch.full((len(users),), torch.nan)
-
-    def score(rows: list[int]) -> None:
-        scores[rows] = judgements.score(0, users[rows], items[rows])
-
-    summaries = ask(method.scorer, users.unique().tolist(), lambda some: judgements.summarize(0, some))
-    judging = ask(method.scorer, list(range(len(users))), score)
+    asked = judge(method.scorer, data, sample)
     settings = {
         **{"epochs": epochs, "objective": "pointwise" if pointwise else "pairwise", "rule": method.rule},
         **{"scored": method.scored, "drop_rate": method.drop_rate, "confidence_epochs": method.confidence_epochs},
     }
-    values = scores.double().numpy()
+    values = asked.scores
     answered = ~np.isnan(values)
     rounded = np.floor(values + 0.5)
     return Findings(
         data=data.interactions.name,
         scorer=type(method.scorer).__name__,
-        pairs=len(users),
+        pairs=len(values),
         seed=seed,
         planted_here=sample.planted_here,
         run=settings,
-        prepare_seconds=prepared,
+        prepare_seconds=asked.prepare_seconds,
         answered=float(answered.mean()) if len(values) else 0.0,
         areas=areas(sample, values, popularity(sample.pairs, data).numpy(), seed),
         scores={
             name: [int((rounded[sample.group == name] == point).sum()) for point in range(1, 11)] for name in GROUPS
         },
-        asking={"summaries": summaries, "scores": judging},
-        cost=run_cost(data, method, judgements, summaries, judging, epochs, pointwise),
-        preferences=_to_read(judgements, users.unique(), seed),
-        judged=_most_and_least(judgements, sample, values),
+        asking={"summaries": asked.summaries, "scores": asked.judging},
+        cost=run_cost(data, method, asked.judgements, asked.summaries, asked.judging, epochs, pointwise),
+        preferences=_to_read(asked.judgements, sample.pairs[:, 0].unique(), seed),
+        judged=_most_and_least(asked.judgements, sample, values),
     )
 
 
@@ -198,20 +223,14 @@ def areas(sample: Sample, scores: np.ndarray, counts: np.ndarray, seed: int = 0)
 
     Args:
         sample: The pairs.
-        scores: The score of each pair, [n]; NaN is no answer, and leaves the pair out. A held-out pair and its match
-            are left out together, so that what is left is still matched.
+        scores: The score of each pair, [n]; NaN is no answer.
         counts: The popularity of the item of each pair, [n].
         seed: The seed of the intervals.
     """
-    held_out, unknown = (sample.group == name for name in COMPARED["held-out"])
-    scores = scores.copy()
-    scores[held_out], scores[unknown] = (scores[held_out] + 0 * scores[unknown], scores[unknown] + 0 * scores[held_out])
     found = []
-    for name, (positive, negative) in COMPARED.items():
-        chosen = np.isin(sample.group, (positive, negative)) & ~np.isnan(scores)
-        users, genuine = sample.pairs[:, 0].numpy()[chosen], sample.group[chosen] == positive
+    for name, (rows, genuine) in compared(sample, scores).items():
+        users, ours, theirs = sample.pairs[rows, 0].numpy(), scores[rows], counts[rows]
         sizes = int(genuine.sum()), int((~genuine).sum())
-        ours, theirs = scores[chosen], counts[chosen]
         ends = interval(users, ours, genuine, seed=seed)
         found.append(Area(name, pooled_auc(ours, genuine), *ends, pooled_auc(theirs, genuine), *sizes))
         ends = interval(users, ours, genuine, within=True, seed=seed)
@@ -228,18 +247,15 @@ def _to_read(judgements: Judgements, users: torch.Tensor, seed: int) -> list[Rea
     for user in chosen:
         preference = judgements.preferences.current[user]
         if not isinstance(preference, str):
-            preference = f"like the {len(preference)} items {_titles(judgements, preference, 3)}, ..."
+            titles = "; ".join(judgements.title(item) for item in preference[:3])
+            preference = f"the mean of {len(preference)} items: {titles}, ..."
         some.append(Read(user, preference, [judgements.title(item) for item in judgements.histories[user][:5]]))
     return some
 
 
-def _titles(judgements: Judgements, items: list[int], most: int) -> str:
-    return "; ".join(judgements.title(item) for item in items[:most])
-
-
 def _most_and_least(judgements: Judgements, sample: Sample, scores: np.ndarray) -> list[Judged]:
     """The training interactions with the highest and the lowest scores, best first."""
-    rows = np.flatnonzero(np.isin(sample.group, COMPARED["train"]) & ~np.isnan(scores))
+    rows = np.flatnonzero(np.isin(sample.group, (GENUINE, PLANTED)) & ~np.isnan(scores))
     rows = rows[(-scores[rows]).argsort(kind="stable")]
     rows = rows if len(rows) <= EXAMPLES else np.concatenate([rows[: EXAMPLES // 2], rows[-EXAMPLES // 2 :]])
     pairs = sample.pairs[rows].tolist()

@@ -11,6 +11,8 @@ from llmhd_pl.datamodules.interactions import pair_keys
 from llmhd_pl.datamodules.noise import draw_noise
 
 GENUINE, PLANTED, HELD_OUT, UNKNOWN = GROUPS = ("genuine", "planted", "held-out", "unknown")
+COMPARED = {"train": (GENUINE, PLANTED), "held-out": (HELD_OUT, UNKNOWN)}
+"""Which groups are compared: the pairs that should have high scores, and the others."""
 TOLERANCE = 0.1
 """How far the popularity of a matched item may be from that of the held-out one, as a share of the latter."""
 
@@ -121,3 +123,25 @@ def draw_sample(data: InteractionDataModule, size: int, seed: int = 0) -> Sample
     matched, unknown = popularity_matched(valid, data, seed)
     groups = (chosen, planted, valid[matched], unknown)
     return Sample(torch.cat(groups), np.repeat(GROUPS, [len(group) for group in groups]), planted_here)
+
+
+def compared(sample: Sample, scores: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return the pairs with a score that are compared with each other, for "train" and for "held-out".
+
+    A held-out pair and its match are left out together, so that those that are left are still matched.
+
+    Args:
+        sample: The pairs; the n-th unknown pair is the match of the n-th held-out one.
+        scores: The score of each pair, [n]; NaN is no answer.
+
+    Returns:
+        The rows of the pairs, int64 [m], and whether each is genuine, bool [m].
+    """
+    held_out, unknown = (np.flatnonzero(sample.group == group) for group in COMPARED["held-out"])
+    answered = ~np.isnan(scores)
+    answered[held_out] = answered[unknown] = answered[held_out] & answered[unknown]
+    found = {}
+    for name, groups in COMPARED.items():
+        rows = np.flatnonzero(np.isin(sample.group, groups) & answered)
+        found[name] = rows, sample.group[rows] == groups[0]
+    return found
