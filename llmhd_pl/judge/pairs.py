@@ -87,17 +87,17 @@ def popularity_matched(pairs: Tensor, data: InteractionDataModule, seed: int = 0
     return torch.from_numpy(matched), torch.from_numpy(np.stack([users[matched], match[matched]], axis=1))
 
 
-def draw_sample(data: InteractionDataModule, size: int, seed: int = 0) -> Sample:
+def draw_sample(data: InteractionDataModule, size: int, seed: int = 0, held_out: Tensor | None = None) -> Sample:
     """Draw the pairs of the four groups, all of the same users, so that each is summarised once.
 
     The users are those of the planted pairs. A user has as many genuine pairs as planted ones, if there are enough of
-    them, and the held-out pairs are validation interactions. If the data has no planted noise, random pairs without an
-    interaction are drawn in its place.
+    them. If the data has no planted noise, random pairs without an interaction are drawn in its place.
 
     Args:
         data: A data module after ``setup``.
         size: The number of planted pairs, and the most pairs of the other groups.
         seed: The seed of the draws.
+        held_out: The interactions to draw the held-out pairs from, int64 [n, 2]; None takes those of validation.
     """
     rng = np.random.default_rng([seed, 0x1D6E])
     train, noise = training_pairs(data), data.noise_mask.numpy()
@@ -117,11 +117,11 @@ def draw_sample(data: InteractionDataModule, size: int, seed: int = 0) -> Sample
     genuine = genuine[users[genuine].argsort(kind="stable")]
     nth = np.arange(len(genuine)) - (history.cumsum() - history)[users[genuine]]
     chosen = train[np.sort(genuine[nth < wanted[users[genuine]]])]
-    valid = data.interactions.valid
-    valid = valid[torch.from_numpy(wanted > 0)[valid[:, 0]]]
-    valid = valid[np.sort(rng.permutation(len(valid))[:size])]
-    matched, unknown = popularity_matched(valid, data, seed)
-    groups = (chosen, planted, valid[matched], unknown)
+    held_out = data.interactions.valid if held_out is None else held_out
+    held_out = held_out[torch.from_numpy(wanted > 0)[held_out[:, 0]]]
+    held_out = held_out[np.sort(rng.permutation(len(held_out))[:size])]
+    matched, unknown = popularity_matched(held_out, data, seed)
+    groups = (chosen, planted, held_out[matched], unknown)
     return Sample(torch.cat(groups), np.repeat(GROUPS, [len(group) for group in groups]), planted_here)
 
 
