@@ -1,91 +1,18 @@
 """A Hugging Face causal language model that rates and writes: the hot path of ``QuantizedLLM``."""
 
-import copy
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
+from llmhd_pl.llm.answer_paths import answer_paths, branches, common_length, expected_score, plain_ids
 from llmhd_pl.llm.chat_template import frame
-from llmhd_pl.llm.texts import well_formed
+from llmhd_pl.llm.greedy import Batches, choose_batches, generate
+from llmhd_pl.llm.prompt_reader import Beginning, PromptReader, is_out_of_memory
 
-SCORES = range(1, 11)
-
-
-def answer_paths(encode: Callable[[str], list[int]]) -> tuple[list[int], list[list[int]]]:
-    """Return how the tokens of the ten answers ``<s>N</s>`` branch.
-
-    If "10" is one token, each answer is identified by one token. If "10" is two tokens, "1" and "10" both begin with
-    the token of "1", and the token after it distinguishes them.
-
-    Args:
-        encode: A function from a text to its token ids, without special tokens.
-
-    Returns:
-        The tokens that all answers begin with, and for each N the shortest continuation that identifies it.
-
-    Raises:
-        ValueError: If two answers have the same tokens, or branch in a way that one forward pass cannot follow.
-    """
-    encoded = [encode(f"<s>{number}</s>") for number in SCORES]
-    common = _common(encoded)
-    rests = [ids[common:] for ids in encoded]
-    paths = []
-    for ids in rests:
-        length = next((n for n in range(1, len(ids) + 1) if sum(other[:n] == ids[:n] for other in rests) == 1), None)
-        if length is None:
-            raise ValueError("The tokenizer gives two of the answers 1 to 10 the same tokens. Use scoring='generate'.")
-        paths.append(ids[:length])
-    chain = _branches(paths)
-    if any(longer[: len(shorter)] != shorter for shorter, longer in pairwise(chain)):
-        raise ValueError("The answers 1 to 10 branch in several places in this tokenizer. Use scoring='generate'.")
-    return encoded[0][:common], paths
-
-
-def _common(sequences: list[list[int]]) -> int:
-    """Return how many tokens at the beginning are the same in all sequences."""
-    shortest = min(sequences, key=len)
-    return next((n for n, token in enumerate(shortest) if any(ids[n] != token for ids in sequences)), len(shortest))
-
-
-def _branches(paths: list[list[int]]) -> list[list[int]]:
-    """Return the beginnings of the answers after which the next token has to be read, the shortest first."""
-    return [list(node) for node in sorted({tuple(path[:n]) for path in paths for n in range(len(path))}, key=len)]
-
-
-def expected_score(logits: Tensor, paths: list[list[int]]) -> Tensor:
-    """Return the mean of 1 to 10 under the model's probabilities of the ten answers, ignoring all other answers.
-
-    Args:
-        logits: The logits after each branch of ``answer_paths``, [rows, branches, vocabulary].
-        paths: The second result of ``answer_paths``.
-
-    Returns:
-        float32 [rows], 1 to 10; NaN if the logits of an answer are not finite.
-    """
-    log_probabilities = torch.zeros(len(logits), len(paths), device=logits.device)
-    for position, node in enumerate(_branches(paths)):
-        below = [number for number, path in enumerate(paths) if path[: len(node)] == node]
-        children = sorted({paths[number][len(node)] for number in below})
-        step = logits[:, position, children].float().log_softmax(dim=1)
-        for number in below:
-            log_probabilities[:, number] += step[:, children.index(paths[number][len(node)])]
-    values = torch.tensor(list(SCORES), dtype=torch.float32, device=logits.device)
-    return (log_probabilities.exp() @ values).clamp(1, 10)  # rounding may lead out of the scale; NaN stays
-
-
-def plain_ids(tokenizer: Any, text: str) -> list[int]:
-    """Return the token ids of plain text. What looks like a special token, such as ``<s>``, is read as text.
-
-    Args:
-        tokenizer: A tokenizer of transformers.
-        text: Any text. Half a character (a lone surrogate), which no tokenizer takes, is read as U+FFFD.
-    """
-    ids: list[int] = tokenizer.encode(well_formed(text), add_special_tokens=False, split_special_tokens=True)
-    return ids
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -117,18 +44,18 @@ class CausalLM:
     Attributes:
         before: The token ids in front of every prompt: of the chat template, or the token that begins a text.
         after: The token ids behind every prompt: of the chat template, up to where the answer begins.
-        shares_prefix: Whether the rows of a batch attend to one row of prefix instead of copies (``shared_prefix``).
+        reader: Reads the prompts that are rated.
+        batches: Which prompts are completed together; None until it is known.
 
     Raises:
         ValueError: If the model would not see the prompts as they are, or could not answer them (``frame``).
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
-        from llmhd_pl.llm import shared_prefix  # imports transformers, which takes seconds
-
         self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
-        self.shares_prefix = shared_prefix.enable(model)
         self.before, self.after = frame(tokenizer)
+        self.reader = PromptReader(model)
+        self.batches: Batches | None = None
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of plain text (``plain_ids``)."""
@@ -138,7 +65,7 @@ class CausalLM:
     def overhead(self) -> int:
         """The tokens of a rated prompt besides its text: the chat template and the beginning of the answer."""
         forced, paths = answer_paths(self.encode)
-        return len(self.before) + len(self.after) + len(forced) + len(_branches(paths)[-1])
+        return len(self.before) + len(self.after) + len(forced) + len(branches(paths)[-1])
 
     @torch.inference_mode()
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], list[int]]]:
@@ -153,96 +80,31 @@ class CausalLM:
         if not groups:
             return
         forced, paths = answer_paths(self.encode)
-        branches = _branches(paths)
-        tail = [*self.after, *forced, *branches[-1]]
+        nodes = branches(paths)
+        tail = [*self.after, *forced, *nodes[-1]]
         prefixes = [[*self.before, *self.encode(beginning)] for beginning, _ in groups]
-        common = _common(prefixes)  # role and scale, the same for all users
-        common_cache = self._read(prefixes[0][:common])
-        for index, (prefix, (_, endings)) in enumerate(zip(prefixes, groups, strict=True)):
-            suffixes = [[*self.encode(ending), *tail] for ending in endings]
-            cache = self._read(prefix[common:], copy.deepcopy(common_cache))
-            # A sliding window counts the padding between prefix and suffix too, so there must be none.
-            padded = not any(getattr(layer, "is_sliding", False) for layer in cache.layers)
-            order = sorted(range(len(suffixes)), key=lambda row: len(suffixes[row]))
-            scores = [float("nan")] * len(suffixes)
-            done = 0
-            while done < len(order):
-                # They are sorted by length, so the last row of a batch is its longest.
-                size, shortest = 1, len(suffixes[order[done]])
-                while done + size < len(order):
-                    longest = len(suffixes[order[done + size]])
-                    fits = (size + 1) * (len(prefix) + longest) <= self.batch_tokens
-                    if not fits or (longest > shortest and not padded):
-                        break
-                    size += 1
-                rows = order[done : done + size]
-                try:
-                    logits = self._continue(cache, len(prefix), [suffixes[row] for row in rows], len(branches))
-                except RuntimeError as error:
-                    if size == 1 or not is_out_of_memory(error):
-                        raise
-                    self.batch_tokens = max(1, self.batch_tokens // 2)
-                    torch.cuda.empty_cache()
-                    continue
-                for row, score in zip(rows, expected_score(logits, paths).tolist(), strict=True):
-                    scores[row] = score
-                done += size
-            yield index, scores, [len(prefix) + len(suffix) for suffix in suffixes]
+        suffixes = [[[*self.encode(ending), *tail] for ending in endings] for _, endings in groups]
+        if not self.reader.chosen:
+            # The longest prompt, because the fault of a window shows in no prompt that fits in it.
+            prompts = [(prefix, suffix) for prefix, rows in zip(prefixes, suffixes, strict=True) for suffix in rows]
+            prefix, suffix = max(prompts, key=lambda prompt: sum(map(len, prompt)))
+            self.reader.choose_way(prefix, suffix[: -len(tail)], tail, len(nodes))
+        common = common_length(prefixes)  # role and scale, the same for all users
+        start = self.reader.read(prefixes[0][:common])
+        for index, (prefix, rows) in enumerate(zip(prefixes, suffixes, strict=True)):
+            beginning = self.reader.read(prefix[common:], start)
+            rated = dict(self._in_batches(rows, len(prefix), partial(self._scores, beginning, paths)))
+            yield index, [rated[row] for row in range(len(rows))], [len(prefix) + len(suffix) for suffix in rows]
 
-    def _read(self, ids: list[int], cache: Any = None) -> Any:
-        """Return the key-value cache of some tokens, one row; with ``cache``, of the tokens that follow those in it."""
-        from transformers import DynamicCache
-
-        if cache is None:
-            cache = DynamicCache(config=self.model.config)
-        if ids:
-            self.model(
-                input_ids=torch.tensor([ids], device=self.model.device),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        return cache
-
-    def _continue(self, cache: Any, prefix: int, suffixes: list[list[int]], positions: int) -> Tensor:
-        """Return the logits of the last ``positions`` tokens of each suffix, [rows, positions, vocabulary].
-
-        The padding is between prefix and suffix and masked, so that the last tokens of all rows line up.
-        """
-        from llmhd_pl.llm.shared_prefix import SharedPrefix, shareable
-
-        width = max(len(suffix) for suffix in suffixes)
-        ids = torch.zeros(len(suffixes), width, dtype=torch.int64)
-        mask = torch.ones(len(suffixes), prefix + width, dtype=torch.int64)
-        place = torch.zeros(len(suffixes), width, dtype=torch.int64)
-        for row, suffix in enumerate(suffixes):
-            padding = width - len(suffix)
-            ids[row, padding:] = torch.tensor(suffix)
-            mask[row, prefix : prefix + padding] = 0
-            place[row, padding:] = torch.arange(prefix, prefix + len(suffix))
-        device = self.model.device
-        inputs: dict[str, Any] = {
-            "input_ids": ids.to(device),
-            "position_ids": place.to(device),
-            "logits_to_keep": positions,
-        }
-        logits: Tensor
-        if self.shares_prefix and prefix and shareable(cache):
-            shared = SharedPrefix(cache)
-            own_mask = mask[:, prefix:].to(device)
-            logits = self.model(**inputs, attention_mask=own_mask, use_cache=False, shared_prefix=shared).logits
-            if shared.complete:
-                return logits
-            self.shares_prefix = False
-        rows_cache = copy.deepcopy(cache)
-        if prefix:
-            rows_cache.batch_repeat_interleave(len(suffixes))
-        logits = self.model(**inputs, attention_mask=mask.to(device), past_key_values=rows_cache, use_cache=True).logits
-        return logits
+    def _scores(self, beginning: Beginning, paths: list[list[int]], suffixes: list[list[int]]) -> list[float]:
+        scores: list[float] = expected_score(
+            self.reader.logits(beginning, suffixes, len(branches(paths))), paths
+        ).tolist()
+        return scores
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterator[Completion]:
-        """Complete prompts greedily, the longest first, so that a batch that does not fit is found at the start.
+        """Complete prompts greedily.
 
         Args:
             prompts: Any number of prompts.
@@ -252,48 +114,56 @@ class CausalLM:
             One completion per prompt, as soon as its batch is finished.
         """
         encoded = [[*self.before, *self.encode(prompt), *self.after] for prompt in prompts]
-        order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
         padding = self.tokenizer.pad_token_id
         padding = self.tokenizer.eos_token_id if padding is None else padding
         end = self.model.generation_config.eos_token_id
         ends = {padding, *(end if isinstance(end, list) else [end])}
+        padding = 0 if padding is None else padding
+        several = [ids for ids in encoded if 2 * (len(ids) + max_new_tokens) <= self.batch_tokens]
+        if self.batches is None and len(several) > 1:
+            self.batches = choose_batches(self.model, several, padding)
+        write = partial(generate, self.model, padding=padding, max_new_tokens=max_new_tokens)
+        for row, answer in self._in_batches(encoded, max_new_tokens, write, self.batches or "of one"):
+            length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
+            # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
+            text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
+            end_text = self.tokenizer.decode(answer[length : length + 1])
+            if end_text == "</s>" and text.count("<s>") > text.count("</s>"):
+                text += end_text  # in Llama 2 and Mistral, what ends the score ends all of it
+            yield Completion(row, text, len(encoded[row]), length)
+
+    def _in_batches(
+        self,
+        rows: Sequence[list[int]],
+        besides: int,
+        work: Callable[[list[list[int]]], list[T]],
+        batches: Batches = "of any lengths",
+    ) -> Iterator[tuple[int, T]]:
+        """Do some work for each row, the longest first, so that a batch that does not fit is found at the start.
+
+        Args:
+            rows: Token ids.
+            besides: How many tokens of a batch each row needs besides these.
+            work: A function from some rows to one result each.
+            batches: Which rows may be in a batch.
+
+        Yields:
+            The number of each row and its result.
+        """
+        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
         done = 0
         while done < len(order):
-            longest = len(encoded[order[done]]) + max_new_tokens
-            size = max(1, min(len(order) - done, self.batch_tokens // longest))
-            rows = order[done : done + size]
-            width = len(encoded[rows[0]])
-            ids = torch.full((size, width), 0 if padding is None else padding)
-            mask = torch.zeros(size, width, dtype=torch.int64)
-            for place, row in enumerate(rows):
-                ids[place, width - len(encoded[row]) :] = torch.tensor(encoded[row])
-                mask[place, width - len(encoded[row]) :] = 1
-            device = self.model.device
+            longest = len(rows[order[done]])
+            size = 1 if batches == "of one" else max(1, self.batch_tokens // (longest + besides))
+            alike = batches == "of any lengths"
+            batch = [row for row in order[done : done + size] if alike or len(rows[row]) == longest]
             try:
-                out = self.model.generate(
-                    input_ids=ids.to(device),
-                    attention_mask=mask.to(device),
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    pad_token_id=padding,
-                )[:, width:]
+                results = work([rows[row] for row in batch])
             except RuntimeError as error:
-                if size == 1 or not is_out_of_memory(error):
+                if len(batch) == 1 or not is_out_of_memory(error):
                     raise
                 self.batch_tokens = max(1, self.batch_tokens // 2)
                 torch.cuda.empty_cache()
                 continue
-            for row, answer in zip(rows, out.tolist(), strict=True):
-                length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
-                # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
-                text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
-                end_text = self.tokenizer.decode(answer[length : length + 1])
-                if end_text == "</s>" and text.count("<s>") > text.count("</s>"):
-                    text += end_text  # in Llama 2 and Mistral, what ends the score ends all of it
-                yield Completion(row, text, len(encoded[row]), length)
-            done += size
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+            yield from zip(batch, results, strict=True)
+            done += len(batch)

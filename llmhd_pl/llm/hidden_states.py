@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.llm.causal_lm import is_out_of_memory, plain_ids
+from llmhd_pl.llm.answer_paths import plain_ids
 from llmhd_pl.llm.progress import AskingBar
+from llmhd_pl.llm.prompt_reader import is_out_of_memory
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 2**18}
 """The tokens of a batch. On a CPU, 2,048 took 1.3 times as long as 512, which stay in its cache. On a GPU the first

@@ -22,7 +22,8 @@ from llmhd_pl.llm.prompts import (
 )
 from llmhd_pl.llm.scorer import Preference
 
-_WRITTEN_TEXT_TOKENS = 256  # of the longest summary: 100 words in a language that needs 2.5 tokens for one
+WRITTEN_TEXT_TOKENS = 256
+"""The most tokens of a summary: 100 words, in a language that needs 2.5 tokens for one."""
 
 
 class LanguageModelScorer(AskedModel):
@@ -207,7 +208,7 @@ class LanguageModelScorer(AskedModel):
     ) -> dict[int, Preference]:
         """Return the text that the model writes for each user."""
         asked = list(prompts.values())
-        answers = self._ask(template, asked, lambda answer: parse(answer) is not None, _WRITTEN_TEXT_TOKENS)
+        answers = self._ask(template, asked, lambda answer: parse(answer) is not None, WRITTEN_TEXT_TOKENS)
         texts = {user: parse(answers[prompt]) for user, prompt in prompts.items() if prompt in answers}
         return {user: text for user, text in texts.items() if text is not None}
 

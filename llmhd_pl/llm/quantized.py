@@ -7,14 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm.answer_paths import answer_paths, branches, plain_ids
 from llmhd_pl.llm.asked_model import WRITTEN_SCORE_TOKENS, Scoring
 from llmhd_pl.llm.asking import Rating
-from llmhd_pl.llm.causal_lm import CausalLM, answer_paths, plain_ids
+from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.chat_template import frame
+from llmhd_pl.llm.context import check_context, context_length
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
 from llmhd_pl.llm.language_model import LanguageModelScorer
-from llmhd_pl.llm.pretrained import Quantization, check_quantization, load_causal_lm, load_tokenizer, model_digest
+from llmhd_pl.llm.pretrained import (
+    Quantization,
+    check_quantization,
+    load_causal_lm,
+    load_config,
+    load_tokenizer,
+    model_digest,
+)
 from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
 
 
@@ -90,17 +99,23 @@ class QuantizedLLM(LanguageModelScorer):
 
         Args:
             items: The text fields of every item.
-            pairs: The training interactions, int64 [n, 2].
+            pairs: The training interactions, int64 [n, 2]. They say how long a history can be.
 
         Raises:
-            ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), or
-                if its tokenizer does not tell the ten scores apart.
-            OSError: If the tokenizer cannot be loaded.
+            ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), if
+                its tokenizer does not tell the ten scores apart, or if a prompt can be longer than what the model
+                reads (``check_context``).
+            OSError: If the tokenizer or the config cannot be loaded.
         """
-        frame(self._tokenizer)
+        before, after = frame(self._tokenizer)
+        score_tokens = WRITTEN_SCORE_TOKENS
         if self.scoring == "expected":
-            answer_paths(self._token_ids)
+            forced, paths = answer_paths(self._token_ids)
+            score_tokens = len(forced) + len(branches(paths)[-1])
         super().prepare(items, pairs)
+        length = context_length(load_config(self.model, self.revision))
+        if length is not None:
+            check_context(self, length, self._all_profiles(), pairs, len(before) + len(after), score_tokens)
 
     def count_tokens(self, text: str) -> int:
         """Return the number of tokens of a text in the model's tokenizer."""

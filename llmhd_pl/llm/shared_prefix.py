@@ -22,11 +22,17 @@ class SharedPrefix:
     Attributes:
         layers: The keys and values of each layer.
         attended: The layers that have attended to the prefix.
+
+    Raises:
+        ValueError: If a layer keeps something else than plain keys and values.
     """
 
     def __init__(self, cache: Cache) -> None:
         layers: list[Any] = cache.layers
-        self.layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in layers]
+        plain = all(type(layer) is DynamicLayer for layer in layers)
+        self.layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in layers] if plain else []
+        if not plain or any(keys.shape != values.shape for keys, values in self.layers):
+            raise ValueError("Some layers keep something else than plain keys and values, such as a window or a state.")
         self.attended: set[int] = set()
 
     @property
@@ -47,7 +53,7 @@ def enable(model: Any) -> bool:
     Returns:
         Whether the model can do it, which takes a CPU and PyTorch's attention.
     """
-    if model.device.type != "cpu" or model.config._attn_implementation != "sdpa":
+    if model.device.type != "cpu" or model.config._attn_implementation not in ("sdpa", NAME):
         return False
     AttentionInterface.register(NAME, _attend)
     AttentionMaskInterface.register(NAME, sdpa_mask)
@@ -55,11 +61,13 @@ def enable(model: Any) -> bool:
     return True
 
 
-def shareable(cache: Cache) -> bool:
-    """Return whether all layers of the cache hold plain keys and values: no window, no state of another kind."""
-    layers: list[Any] = cache.layers
-    plain = all(type(layer) is DynamicLayer for layer in layers)
-    return plain and all(layer.keys.shape == layer.values.shape for layer in layers)
+def disable(model: Any) -> None:
+    """Give a model PyTorch's attention back.
+
+    Args:
+        model: A model that ``enable`` has prepared.
+    """
+    model.set_attn_implementation("sdpa")
 
 
 def _attend(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from test_causal_lm import make_model, make_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel, MambaConfig, MambaForCausalLM
 
-from llmhd_pl.llm.causal_lm import plain_ids
+from llmhd_pl.llm.answer_paths import plain_ids
 from llmhd_pl.llm.encoder import EncoderScorer
 from llmhd_pl.llm.hidden_states import HiddenStates
 

@@ -28,7 +28,7 @@ def test_four_bit_rates_nearly_like_bfloat16_and_is_really_four_bit(folder: Path
     assert (scores[0] - scores[1]).abs().max() < 2
     kinds = {type(module).__name__ for module in four.causal_lm.model.modules()}
     assert "Linear4bit" in kinds
-    assert four.causal_lm.shares_prefix
+    assert four.causal_lm.reader.way == "shared prefix"
     assert four.usage.templates["T_score"].calls == 4
 
 

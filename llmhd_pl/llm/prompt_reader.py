@@ -1,0 +1,207 @@
+"""PromptReader: reads prompts with a common beginning in the cheapest way that is exact for the model."""
+
+import copy
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from llmhd_pl.llm.same_logits import is_exact, same_logits
+
+Way = Literal["shared prefix", "copied prefix", "whole prompts", "one by one"]
+"""How prompts are read, the cheapest way first. A beginning is read once, and its endings go on from what the model
+keeps of it, which stays one row or is copied for each ending; or it is read again for each ending, many prompts at a
+time or one at a time."""
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The beginning of prompts.
+
+    Attributes:
+        ids: Its tokens.
+        cache: What the model keeps of them, one row; None if each ending is read together with them.
+    """
+
+    ids: list[int]
+    cache: Any = None
+
+
+class PromptReader:
+    """Computes the logits at the ends of prompts, in batches.
+
+    A batch is padded behind its rows. That is exact for every causal model, whatever it keeps of earlier tokens: keys
+    and values, a window of them, or a recurrent state. Padding in front would shift windows and enter into states.
+
+    Args:
+        model: A causal language model in eval mode.
+
+    Attributes:
+        way: How prompts are read; ``choose_way`` decides it.
+        chosen: Whether it has been decided.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.way: Way = "whole prompts"
+        self.chosen = False
+
+    def choose_way(self, prefix: list[int], ending: list[int], tail: list[int], positions: int) -> None:
+        """Take the cheapest way that gives the logits of a plain forward pass of the whole prompt.
+
+        A model may go on from a beginning wrongly without any error: it may ignore its state, or count positions from
+        the wrong place. So one prompt is read in every way, in a batch with a longer one, until a way is right.
+
+        Args:
+            prefix: The tokens of a beginning. If there are none, nothing is decided.
+            ending: The tokens of an ending; the prompt that is compared has only the second half of them.
+            tail: The tokens that follow every ending.
+            positions: How many tokens at the end of the prompt are compared.
+
+        Raises:
+            ValueError: If not even whole prompts can be padded behind, so that the model is not causal.
+        """
+        if not prefix:
+            return
+        pair = [[*ending[(len(ending) + 1) // 2 :], *tail], [*ending, *tail]]
+        whole = torch.tensor([[*prefix, *pair[0]]], device=self.model.device)
+        expected = self.model(input_ids=whole).logits[:, -positions:]
+        faults: list[str] = []
+        for way in get_args(Way):
+            self.way = way
+            fault = None if way == "one by one" else self._fault(prefix, pair, expected)
+            if fault is None:
+                break
+            faults.append(fault)
+        self.chosen = True
+        if self.way == "one by one" and (is_exact(self.model) or not getattr(self.model.config, "is_decoder", True)):
+            raise ValueError(
+                f"{type(self.model).__name__} is no causal language model as it is configured: its answer to a prompt "
+                "depends on what stands behind the prompt. Take another model."
+            )
+        if self.way in ("whole prompts", "one by one"):
+            warnings.warn(
+                f"{type(self.model).__name__} does not go on rightly from a beginning that it has read before "
+                f"({faults[1]}). So prompts are read {'whole' if self.way == 'whole prompts' else 'one by one'}, which "
+                "is exact, but takes longer.",
+                stacklevel=2,
+            )
+
+    def _fault(self, prefix: list[int], pair: list[list[int]], expected: Tensor) -> str | None:
+        """Return what is wrong with the current way, or None."""
+        from llmhd_pl.llm import shared_prefix  # imports transformers, which takes seconds
+
+        sharing = self.way == "shared prefix"
+        if sharing and not shared_prefix.enable(self.model):
+            return "it does not run with PyTorch's attention on a CPU"
+        try:
+            half = len(prefix) // 2
+            beginning = self.read(prefix[half:], self.read(prefix[:half]))
+            found = self.logits(beginning, pair, expected.shape[1])[:1]
+            fault = None if same_logits(found, expected, self.model) else "the answers would change"
+        except Exception as error:  # there is no common error for what a model cannot do
+            if is_out_of_memory(error):
+                if len(pair) == 1:
+                    raise
+                return self._fault(prefix, pair[:1], expected)
+            fault = f"{type(error).__name__}: {error}"
+        if sharing and fault is not None:
+            shared_prefix.disable(self.model)
+        return fault
+
+    def read(self, ids: list[int], begun: Beginning | None = None) -> Beginning:
+        """Read the beginning of prompts, as far as it can be read before them.
+
+        Args:
+            ids: Some tokens.
+            begun: The tokens before them, if there are any. It stays as it is.
+        """
+        from transformers import DynamicCache
+
+        begun = begun or Beginning([])
+        cache = copy.deepcopy(begun.cache)
+        if ids and self.way in ("shared prefix", "copied prefix"):
+            cache = DynamicCache(config=self.model.config) if cache is None else cache
+            last_logits(self.model, [ids], 1, past_key_values=cache, use_cache=True)
+        return Beginning([*begun.ids, *ids], cache)
+
+    def logits(self, beginning: Beginning, endings: Sequence[list[int]], positions: int) -> Tensor:
+        """Return the logits of the last tokens of each prompt, [endings, positions, vocabulary].
+
+        Args:
+            beginning: The beginning of the prompts.
+            endings: The tokens of the endings, each at least ``positions``.
+            positions: The number of tokens.
+        """
+        if beginning.cache is None:
+            prompts = [[*beginning.ids, *ending] for ending in endings]
+            batches = [[prompt] for prompt in prompts] if self.way == "one by one" else [prompts]
+            return torch.cat([last_logits(self.model, batch, positions, use_cache=False) for batch in batches])
+        if self.way == "shared prefix":
+            return self._shared(beginning, endings, positions)
+        rows = copy.deepcopy(beginning.cache)
+        # Layers with a state have no batch_repeat_interleave.
+        rows.reorder_cache(torch.zeros(len(endings), dtype=torch.int64, device=self.model.device))
+        return last_logits(self.model, endings, positions, past_key_values=rows, use_cache=True)
+
+    def _shared(self, beginning: Beginning, endings: Sequence[list[int]], positions: int) -> Tensor:
+        from llmhd_pl.llm.shared_prefix import SharedPrefix
+
+        shared = SharedPrefix(beginning.cache)
+        start, width = len(beginning.ids), max(len(ending) for ending in endings)
+        place = torch.arange(start, start + width, device=self.model.device).expand(len(endings), -1)
+        arguments: dict[str, Any] = {"position_ids": place, "use_cache": False, "shared_prefix": shared}
+        logits = last_logits(self.model, endings, positions, **arguments)
+        if not shared.complete:
+            raise RuntimeError("Not every layer of the model has attended to the prefix.")
+        return logits
+
+
+def last_logits(model: Any, rows: Sequence[list[int]], positions: int, **arguments: Any) -> Tensor:
+    """Return the logits of the last tokens of each row, [rows, positions, vocabulary].
+
+    The vocabulary is large, so no other logits are computed if the model makes them all by its output layer.
+
+    Args:
+        model: A causal language model.
+        rows: Token ids, each row at least ``positions``; shorter ones are padded behind.
+        positions: The number of tokens.
+        arguments: Whatever else the model is given.
+    """
+    lengths = torch.tensor([len(row) for row in rows])
+    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
+    for row, tokens in zip(ids, rows, strict=True):
+        row[: len(tokens)] = torch.tensor(tokens)
+    device = model.device
+    row_of = torch.arange(len(rows), device=device)[:, None]
+    place = (lengths[:, None] - positions + torch.arange(positions)).to(device)
+    with _picked(model.get_output_embeddings(), ids.shape, (row_of, place)):
+        logits: Tensor = model(input_ids=ids.to(device), **arguments).logits
+    return logits[row_of, place] if logits.shape[1] == ids.shape[1] else logits
+
+
+@contextmanager
+def _picked(head: torch.nn.Module | None, shape: torch.Size, places: tuple[Tensor, Tensor]) -> Iterator[None]:
+    """Let an output layer see some places of the hidden states [*shape, size] and no others."""
+    if head is None:
+        yield
+        return
+
+    def pick(head: torch.nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...] | None:
+        hidden, *rest = inputs
+        return (hidden[places], *rest) if hidden.shape[:2] == shape else None
+
+    handle = head.register_forward_pre_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
