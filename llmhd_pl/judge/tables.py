@@ -84,9 +84,9 @@ def figure(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time in the unit that suits it: ``0.8 s``, ``12.0 min`` or ``3.4 h``."""
+    """Return a time in the unit that suits it: ``812 ms``, ``8.0 s``, ``12.0 min`` or ``3.4 h``."""
     if seconds < 60:
-        return f"{seconds:.2g} s" if seconds < 1 else f"{seconds:.1f} s"
+        return f"{seconds:.1f} s" if seconds >= 1 else f"{1000 * seconds:.0f} ms"
     return f"{seconds / 60:.1f} min" if seconds < 3600 else f"{seconds / 3600:,.1f} h"
 
 
