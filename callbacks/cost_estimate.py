@@ -41,6 +41,11 @@ class CostEstimate(Callback):
                 f"{type(scorer).__name__} asks no language model, or not that alone, so its cost cannot be estimated "
                 "from prompts. llmhd judge measures what any scorer costs."
             )
+        if scorer.scoring == "likelihood":
+            raise TypeError(
+                f"There is no estimate for scoring='likelihood'. It writes no summaries, and each pair takes up to "
+                f"history_tokens + item_tokens = {scorer.history_tokens + scorer.item_tokens} tokens."
+            )
         if trainer.max_epochs is None or trainer.max_epochs < 1:
             raise RuntimeError("CostEstimate needs the trainer's max_epochs.")
         callbacks: list[Any] = list(trainer.callbacks)  # type: ignore[attr-defined]

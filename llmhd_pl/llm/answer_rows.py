@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
 from llmhd_pl.files import json_text, storable
+from llmhd_pl.llm.likelihood import T_LIKELIHOOD
 from llmhd_pl.llm.prompts import T_FN, T_FP, T_SCORE, T_SUM, parse_profile, parse_score, parse_summary
 
 _MOST_TOKENS = 2**63 - 1  # what SQLite can hold
@@ -50,8 +52,9 @@ def fault(row: Sequence[object], template: str | None = None) -> str | None:
     """Say what is wrong with a row, whoever wrote it.
 
     An answer must be one that the template's parser accepts, in the form in which it is kept: a score of 1 to 10 as a
-    number (``scoring="expected"``) or as ``<s>N</s>`` (``scoring="generate"``), or a text with one pair of the tags
-    that the template asks for. Of a template that this package does not know, any answer that is not empty is valid.
+    number (``scoring="expected"``) or as ``<s>N</s>`` (``scoring="generate"``), a log-likelihood as a number that is
+    not above 0, or a text with one pair of the tags that the template asks for. Of a template that this package does
+    not know, any answer that is not empty is valid.
 
     Args:
         row: The seven columns, as they were read.
@@ -87,11 +90,21 @@ def _form_fault(fingerprint: str, template: str, answer: str) -> str | None:
         if not number and not written:
             form = {"expected": "a number", "generate": "<s>N</s>"}.get(scoring, "a number or <s>N</s>")
             return f"the answer is no score of 1 to 10, as {form}"
+    elif template == T_LIKELIHOOD and not _is_log_likelihood(answer):
+        return "the answer is not the logarithm of a probability"
     elif template == T_SUM and parse_summary(answer) is None:
         return "the answer is not a text in one pair of <summarization> tags"
     elif template in (T_FP, T_FN) and parse_profile(answer) is None:
         return "the answer is not a text in one pair of <profile> tags"
     return None
+
+
+def _is_log_likelihood(answer: str) -> bool:
+    try:
+        number = float(answer)
+    except ValueError:
+        return False
+    return math.isfinite(number) and number <= 0 and repr(number) == answer
 
 
 def export_line(row: Row) -> str:

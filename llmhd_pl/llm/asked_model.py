@@ -1,18 +1,21 @@
 """AskedModel: a language model that is asked prompts: who it is, what it costs, and which answers are kept."""
 
 import json
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from llmhd_pl.llm.accounting import Budget, Usage
 from llmhd_pl.llm.asking import PaidAnswers, Rating, Reply
 from llmhd_pl.llm.cache import AnswerCache
+from llmhd_pl.llm.digest import digest
+from llmhd_pl.llm.likelihood import HEADING, T_LIKELIHOOD
 from llmhd_pl.llm.prompts import T_SCORE, Prompts, parse_score
 from llmhd_pl.llm.scorer import Scorer
 
-Scoring = Literal["expected", "generate"]
+Scoring = Literal["expected", "generate", "likelihood"]
 WRITTEN_SCORE_TOKENS = 16
 """The most tokens of a score that the model writes, ``<s>N</s>``, with an empty thought before it."""
 
@@ -25,7 +28,7 @@ class AskedModel(Scorer):
 
     Args:
         prompts: The name of a bundled set of prompts, or the path of a TOML file: see ``Prompts.load``.
-        scoring: "expected" or "generate".
+        scoring: "expected", "generate" or "likelihood".
         cache: The SQLite file that keeps the answers. None keeps them in memory, for this process.
         replay: Whether to answer from the cache alone.
         max_tokens: The hard limit on prompt and answer tokens. None is no limit.
@@ -49,8 +52,8 @@ class AskedModel(Scorer):
         replay: bool = False,
         max_tokens: int | None = None,
     ) -> None:
-        if scoring not in ("expected", "generate"):
-            raise ValueError(f"scoring is {scoring!r}; it must be 'expected' or 'generate'.")
+        if scoring not in get_args(Scoring):
+            raise ValueError(f"scoring is {scoring!r}; it must be 'expected', 'generate' or 'likelihood'.")
         if replay and cache is None:
             raise ValueError("replay answers from a cache, and there is none. Give the path of the cache.")
         self.prompts = Prompts.load(prompts)
@@ -89,7 +92,7 @@ class AskedModel(Scorer):
 
     @abstractmethod
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
-        """Compute expected scores.
+        """Compute expected scores, or the log-likelihoods of the endings if this is how items are scored.
 
         Args:
             groups: Prompts with a common beginning: the beginning and the endings.
@@ -109,19 +112,21 @@ class AskedModel(Scorer):
     @property
     def fingerprint(self) -> str:
         """Model, revision, quantisation, hash of the prompts, and decoding, as JSON: part of every cache key."""
-        parts = self.model_fingerprint | {"prompts": self.prompts.hash, "scoring": self.scoring}
+        wording = digest(HEADING.encode()) if self.scoring == "likelihood" else self.prompts.hash
+        parts = self.model_fingerprint | {"prompts": wording, "scoring": self.scoring}
         return json.dumps(parts, sort_keys=True)
 
     def _rate(self, groups: list[tuple[str, list[str]]]) -> dict[str, float]:
-        """Return the expected scores by prompt."""
-        found = self._known(T_SCORE, [beginning + ending for beginning, endings in groups for ending in endings])
+        """Return the ratings by prompt."""
+        template = T_LIKELIHOOD if self.scoring == "likelihood" else T_SCORE
+        found = self._known(template, [beginning + ending for beginning, endings in groups for ending in endings])
         unknown = []
         for beginning, endings in groups:
             missing = [ending for ending in endings if self._answers.is_to_be_asked(beginning + ending, found)]
             if missing:
                 unknown.append((beginning, missing))
         found |= self._answers.ask(
-            T_SCORE, "pairs", unknown, self.chunk, lambda group: len(group[1]), self._rating_tokens, self._ratings
+            template, "pairs", unknown, self.chunk, lambda group: len(group[1]), self._rating_tokens, self._ratings
         )
         return {prompt: float(answer) for prompt, answer in found.items()}
 
@@ -129,7 +134,9 @@ class AskedModel(Scorer):
         for rating in self.rate(groups):
             beginning, endings = groups[rating.group]
             score = rating.score if isinstance(rating.score, int | None) else float(rating.score)  # of NumPy, too
-            answer = repr(score) if score is not None and 1 <= score <= 10 else None  # NaN is not
+            lowest, highest = (-math.inf, 0) if self.scoring == "likelihood" else (1, 10)
+            valid = score is not None and math.isfinite(score) and lowest <= score <= highest
+            answer = repr(score) if valid else None
             yield Reply(beginning + endings[rating.ending], answer, rating.prompt_tokens, rating.answer_tokens)
 
     def _rating_tokens(self, group: tuple[str, Sequence[str]]) -> int:

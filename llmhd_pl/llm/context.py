@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from llmhd_pl.llm.language_model import WRITTEN_TEXT_TOKENS, LanguageModelScorer
+from llmhd_pl.llm.likelihood import beginning
 from llmhd_pl.llm.prompts import NO_TEXT
 
 _NAMES = ("max_position_embeddings", "max_seq_len", "max_target_positions")  # others are aliases of the first
@@ -66,6 +67,33 @@ def check_context(
                 f"{template} can have {besides + shown} tokens with its answer, {shown} of them for {name}, and the "
                 f"model reads {length}. {remedy} a model with a longer context."
             )
+
+
+def check_list(scorer: LanguageModelScorer, length: int, profiles: Sequence[str], pairs: Tensor) -> None:
+    """Hold the longest prompt of ``scoring="likelihood"``, a list and an item, against what the model reads at once.
+
+    Args:
+        scorer: The scorer that asks.
+        length: The most tokens that the model reads.
+        profiles: The profiles of the items.
+        pairs: The interactions that lists are made of, int64 [n, 2].
+
+    Raises:
+        ValueError: If a prompt can be too long. The message names ``history_tokens``.
+    """
+    besides = (
+        1 + scorer.count_tokens(beginning([])) + scorer.item_tokens + 1
+    )  # the token that begins a text, a line end
+    if besides + scorer.history_tokens <= length:
+        return
+    history = _longest_history(scorer, profiles, pairs)
+    if besides + history > length:
+        room = length - besides
+        remedy = f"Lower history_tokens from {scorer.history_tokens} to {room} or less, or take" if room > 0 else "Take"
+        raise ValueError(
+            f"A list and an item can have {besides + history} tokens, {history} of them for history_tokens, and the "
+            f"model reads {length}. {remedy} a model with a longer context."
+        )
 
 
 def _longest_history(scorer: LanguageModelScorer, profiles: Sequence[str], pairs: Tensor) -> int:

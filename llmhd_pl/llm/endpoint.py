@@ -87,6 +87,11 @@ class EndpointScorer(LanguageModelScorer):
         seed: int = 0,
         calibrate: bool = True,
     ) -> None:
+        if scoring == "likelihood":
+            raise ValueError(
+                "scoring='likelihood' needs the probabilities of a given text, which a server does not give. Take "
+                "QuantizedLLM, or scoring 'expected' or 'generate'."
+            )
         self._client = EndpointClient(model, base_url, api_key, concurrency, timeout, retries)
         self._refused = ""
         super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed, calibrate)

@@ -1,5 +1,6 @@
 """FirstAnswers: ends a run whose model cannot answer, instead of asking it in vain for hours."""
 
+import math
 import textwrap
 import warnings
 
@@ -61,25 +62,26 @@ class FirstAnswers:
             f"{cause}{remedy}."
         )
 
-    def rated(self, score: float) -> None:
-        """Note an expected score; one that is no number from 1 to 10 is announced by a warning.
+    def rated(self, score: float, what: str = "expected score") -> None:
+        """Note an expected score or a log-likelihood; one that is not finite is announced by a warning.
 
         Args:
             score: The score.
+            what: What to call it in messages.
 
         Raises:
-            RuntimeError: If the first eight scores are no numbers.
+            RuntimeError: If the first eight scores are not finite.
         """
-        valid = 1 <= score <= 10  # NaN is not
+        valid = math.isfinite(score)
         if not valid and not self._invalid.get("rating"):
             warnings.warn(
-                f"An expected score of {self.model} is {score}: its logits are not finite. The pair counts as "
+                f"The {what} of a pair by {self.model} is {score}: its logits are not finite. The pair counts as "
                 "unanswered, as do others with such a score.",
                 stacklevel=2,
             )
         if not self._goes_on("rating", valid):
             raise RuntimeError(
-                f"The first {ENOUGH} expected scores of {self.model} are not finite, so its logits overflow or its "
+                f"The first {ENOUGH} {what}s of {self.model} are not finite, so its logits overflow or its "
                 "weights are broken. Load it with another quantization, such as 'none', or load another copy of it."
             )
 

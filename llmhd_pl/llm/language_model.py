@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import groupby
 
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm import likelihood
 from llmhd_pl.llm.asked_model import AskedModel, Scoring
 from llmhd_pl.llm.cache import MissingAnswersError
 from llmhd_pl.llm.calibration import Curve, draw_calibration_set, fit_curve, scores_on
+from llmhd_pl.llm.item_lists import as_lists, items_of, revised_lists
 from llmhd_pl.llm.prompts import (
     NO_TEXT,
     T_FN,
@@ -35,7 +38,9 @@ class LanguageModelScorer(AskedModel):
     Args:
         prompts: The name of a bundled set of prompts, or the path of a TOML file: see ``Prompts.load``.
         scoring: "expected": the mean of 1 to 10 under the model's probabilities of the ten answers; "generate": the
-            model writes ``<s>N</s>``, as in the paper.
+            model writes ``<s>N</s>``, as in the paper; "likelihood": how much likelier the texts of the user's other
+            items make the item's text, in nats, for models that follow no instructions. A preference is then a list
+            of items, and nothing is written.
         cache: The SQLite file that keeps the answers. None keeps them in memory, for this process.
         replay: Whether to answer from the cache alone.
         max_tokens: The hard limit on prompt and answer tokens. None is no limit.
@@ -48,7 +53,8 @@ class LanguageModelScorer(AskedModel):
             the first ``score`` asks about. False takes the scores as the model gives them, as the paper does.
 
     Raises:
-        ValueError: If ``replay`` is set without a ``cache``, or ``scoring`` is unknown.
+        ValueError: If ``replay`` is set without a ``cache``, ``scoring`` is unknown, or ``scoring`` is "likelihood"
+            without ``calibrate``.
     """
 
     def __init__(
@@ -64,9 +70,15 @@ class LanguageModelScorer(AskedModel):
         calibrate: bool = True,
     ) -> None:
         super().__init__(prompts, scoring, cache, replay, max_tokens)
+        if scoring == "likelihood" and not calibrate:
+            raise ValueError(
+                "scoring='likelihood' compares probabilities of texts, which have no scale of 1 to 10 until they are "
+                "calibrated: set calibrate to true."
+            )
         self.item_tokens, self.history_tokens, self.seed = item_tokens, history_tokens, seed
         self.calibrate = calibrate
         self._profiles: list[str] | None = None
+        self._count_tokens_once = lru_cache(maxsize=2**16)(self.count_tokens)  # of the lines of a list
 
     def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
         """Write the profiles of the items, and draw the pairs that scores will be calibrated on. Nothing is asked.
@@ -90,6 +102,8 @@ class LanguageModelScorer(AskedModel):
         Returns:
             The preference of each user; users without an answer, or without any item with text, are left out.
         """
+        if self.scoring == "likelihood":
+            return as_lists(histories)
         shown = {user: self._shown(user, items) for user, items in histories.items()}
         prompts = {user: self.prompts.summarize(profiles) for user, profiles in shown.items() if profiles}
         return self._write(T_SUM, prompts, parse_summary)
@@ -111,10 +125,12 @@ class LanguageModelScorer(AskedModel):
             The new preferences. Users without a preference or without an answer are left out. If both questions were
             asked about a user and only one was answered, the new preference is what that one changed.
         """
+        if self.scoring == "likelihood":
+            return revised_lists(preferences, disliked, liked)
         revised: dict[int, Preference] = {}
-        for template, items_of, is_liked in ((T_FP, disliked, False), (T_FN, liked, True)):
+        for template, of_user, is_liked in ((T_FP, disliked, False), (T_FN, liked, True)):
             prompts = {}
-            for user, items in items_of.items():
+            for user, items in of_user.items():
                 preference = revised.get(user, preferences.get(user))
                 if preference is not None and (profiles := self._shown(user, items)):
                     prompts[user] = self.prompts.revise(_text(preference), profiles, is_liked)
@@ -171,10 +187,10 @@ class LanguageModelScorer(AskedModel):
         self.fault = f"its scores are not calibrated: only {told}"
         if not self._warned:
             self._warned = True
+            raw_scores = " calibrate: false takes the scores as the model gives them."
             warnings.warn(
                 f"{type(self).__name__}: scores cannot be calibrated, because only {told}. Until that has changed, no "
-                "pair gets a score, and the loss alone decides. calibrate: false takes the scores as the model gives "
-                "them.",
+                f"pair gets a score, and the loss alone decides.{'' if self.scoring == 'likelihood' else raw_scores}",
                 stacklevel=3,
             )
         return None
@@ -183,11 +199,14 @@ class LanguageModelScorer(AskedModel):
         try:
             return self._raw_scores(self.summarize(histories), pairs)
         except MissingAnswersError as error:
-            error.add_note("They are asked to calibrate the scores. A cache made without that needs calibrate: false.")
+            if self.scoring != "likelihood":
+                error.add_note("They calibrate the scores. A cache made without that needs calibrate: false.")
             raise
 
     def _raw_scores(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
         """Return the scores as the model gives them."""
+        if self.scoring == "likelihood":
+            return self._information(preferences, pairs)
         profiles = self._all_profiles()
         unique, place = torch.unique(pairs.cpu(), dim=0, return_inverse=True)
         askable = [(u, i) for u, i in unique.tolist() if u in preferences and profiles[i] != NO_TEXT]
@@ -202,6 +221,39 @@ class LanguageModelScorer(AskedModel):
                 prompt = self.prompts.score_prefix(_text(preferences[user])) + self.prompts.score_suffix(profiles[item])
                 scores[row] = answers.get(prompt, torch.nan)
         return scores[place].to(pairs.device)
+
+    def _information(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        """Return how much likelier the user's other items make the text of each item, in nats."""
+        profiles = self._all_profiles()
+        unique, place = torch.unique(pairs.cpu(), dim=0, return_inverse=True)
+        alone = likelihood.beginning([])
+        prompts: list[tuple[str, str] | None] = []
+        groups: dict[str, dict[str, None]] = {}  # the endings that follow each beginning
+        for user, item in unique.tolist():
+            shown: list[str] = []
+            if profiles[item] != NO_TEXT:
+                listed = items_of(preferences, user)
+                shown = likelihood.others(
+                    profiles, listed, item, self.history_tokens, self.seed, user, self._count_tokens_once
+                )
+            prompt = (likelihood.beginning(shown), likelihood.ending(profiles[item])) if shown else None
+            prompts.append(prompt)
+            if prompt is not None:
+                groups.setdefault(prompt[0], {})[prompt[1]] = None
+        asked: list[tuple[str, list[str]]] = []
+        by_itself: set[str] = set()
+        for before, endings in groups.items():  # an item by itself beside its first pair: the budget may end in between
+            asked += [(alone, [end]) for end in endings if end not in by_itself]
+            by_itself |= endings.keys()
+            asked.append((before, list(endings)))
+        found = self._rate(asked)
+        scores = [
+            torch.nan
+            if prompt is None
+            else found.get("".join(prompt), torch.nan) - found.get(alone + prompt[1], torch.nan)
+            for prompt in prompts
+        ]
+        return torch.tensor(scores, dtype=torch.float32)[place].to(pairs.device)
 
     def _write(
         self, template: str, prompts: Mapping[int, str], parse: Callable[[str], str | None]

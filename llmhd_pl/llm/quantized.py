@@ -12,10 +12,11 @@ from llmhd_pl.llm.asked_model import WRITTEN_SCORE_TOKENS, Scoring
 from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.chat_template import frame
-from llmhd_pl.llm.context import check_context, context_length
+from llmhd_pl.llm.context import check_context, check_list, context_length
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
 from llmhd_pl.llm.language_model import LanguageModelScorer
+from llmhd_pl.llm.likelihood import T_LIKELIHOOD, TextLikelihood
 from llmhd_pl.llm.pretrained import (
     Quantization,
     check_quantization,
@@ -42,7 +43,7 @@ class QuantizedLLM(LanguageModelScorer):
         device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
         batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
         prompts: See ``LanguageModelScorer`` for this argument and the following ones.
-        scoring: "expected" or "generate".
+        scoring: "expected", "generate" or "likelihood".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.
         max_tokens: The hard limit on tokens.
@@ -104,17 +105,19 @@ class QuantizedLLM(LanguageModelScorer):
         Raises:
             ValueError: If the model's chat template loses or changes the prompt or cannot be answered (``frame``), if
                 its tokenizer does not tell the ten scores apart, or if a prompt can be longer than what the model
-                reads (``check_context``).
+                reads (``check_context``, ``check_list``).
             OSError: If the tokenizer or the config cannot be loaded.
         """
-        before, after = frame(self._tokenizer)
+        before, after = ([], []) if self.scoring == "likelihood" else frame(self._tokenizer)
         score_tokens = WRITTEN_SCORE_TOKENS
         if self.scoring == "expected":
             forced, paths = answer_paths(self._token_ids)
             score_tokens = len(forced) + len(branches(paths)[-1])
         super().prepare(items, pairs)
         length = context_length(load_config(self.model, self.revision))
-        if length is not None:
+        if length is not None and self.scoring == "likelihood":
+            check_list(self, length, self._all_profiles(), pairs)
+        elif length is not None:
             check_context(self, length, self._all_profiles(), pairs, len(before) + len(after), score_tokens)
 
     def count_tokens(self, text: str) -> int:
@@ -127,7 +130,7 @@ class QuantizedLLM(LanguageModelScorer):
     @property
     def overhead(self) -> int:
         """The tokens of a prompt besides its text; loads the model."""
-        return self.causal_lm.overhead
+        return len(self.text_likelihood.first) if self.scoring == "likelihood" else self.causal_lm.overhead
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
         """Let the model complete prompts greedily.
@@ -149,17 +152,24 @@ class QuantizedLLM(LanguageModelScorer):
             self._first_answers.wrote(what, done.text, any(parse(done.text) is not None for parse in parsers))
 
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[Rating]:
-        """Compute expected scores, with the beginning of each group computed once.
+        """Compute expected scores, with the beginning of each group computed once, or log-likelihoods of the endings.
 
         Args:
             groups: Prompts with a common beginning: the beginning and the endings.
 
         Yields:
-            The ratings, one group after another. A score is NaN if the model's logits are not finite.
+            The ratings. A score is NaN if the model's logits are not finite.
 
         Raises:
             RuntimeError: If the model's first eight scores are NaN.
         """
+        if self.scoring == "likelihood":
+            places = [(group, ending) for group, (_, endings) in enumerate(groups) for ending in range(len(endings))]
+            prompts = [(groups[group][0], groups[group][1][ending]) for group, ending in places]
+            for number, log_likelihood, read in self.text_likelihood.log_likelihoods(prompts):
+                yield Rating(*places[number], log_likelihood, read, 0)
+                self._first_answers.rated(log_likelihood, "log-likelihood")
+            return
         for group, scores, tokens in self.causal_lm.rate(groups):
             for ending, (score, read) in enumerate(zip(scores, tokens, strict=True)):
                 yield Rating(group, ending, score, read, 0)
@@ -173,7 +183,7 @@ class QuantizedLLM(LanguageModelScorer):
             answers: The answers, as they are kept.
         """
         if answers:
-            rated = template == T_SCORE and self.scoring == "expected"
+            rated = template == T_LIKELIHOOD or (template == T_SCORE and self.scoring == "expected")
             self._first_answers.found_valid("rating" if rated else "score" if template == T_SCORE else "text")
 
     @cached_property
@@ -192,5 +202,13 @@ class QuantizedLLM(LanguageModelScorer):
     @cached_property
     def causal_lm(self) -> CausalLM:
         """The model with its tokenizer; loaded when this is first read."""
-        model = load_causal_lm(self.model, self.revision, self.quantization, self._device)
-        return CausalLM(model, self._tokenizer, self.batch_tokens)
+        return CausalLM(self._load(), self._tokenizer, self.batch_tokens)
+
+    @cached_property
+    def text_likelihood(self) -> TextLikelihood:
+        """The model as ``scoring="likelihood"`` uses it, without a chat template; loaded when this is first read."""
+        first = self._tokenizer.bos_token_id
+        return TextLikelihood(self._load(), self._token_ids, [] if first is None else [first], self.batch_tokens)
+
+    def _load(self) -> Any:
+        return load_causal_lm(self.model, self.revision, self.quantization, self._device)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmhd_pl.llm.calibration import Curve, fit_curve, scores_on
+from llmhd_pl.llm.item_lists import as_lists, items_of, revised_lists
 from llmhd_pl.llm.prompts import NO_TEXT, item_profile
 from llmhd_pl.llm.scorer import Preference, Scorer
 
@@ -117,7 +118,7 @@ class VectorScorer(Scorer):
         Returns:
             The items of each user, without repetitions.
         """
-        return {user: list(dict.fromkeys(items)) for user, items in histories.items()}
+        return as_lists(histories)
 
     def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
         """Judge pairs of users and items.
@@ -140,7 +141,7 @@ class VectorScorer(Scorer):
         users, items = pairs.cpu().numpy().T
         _check_range(items, len(self._row))
         asked = np.unique(users).tolist()
-        histories = [_items_of(preferences, user) for user in asked]
+        histories = [items_of(preferences, user) for user in asked]
         sizes = np.fromiter(map(len, histories), np.int64, len(histories))
         listed = np.fromiter(chain.from_iterable(histories), np.int64, int(sizes.sum()))
         _check_range(listed, len(self._row))
@@ -167,12 +168,7 @@ class VectorScorer(Scorer):
         Raises:
             TypeError: If a preference was made by another scorer.
         """
-        revised: dict[int, Preference] = {}
-        for user in (user for user in preferences if user in disliked or user in liked):
-            removed = set(disliked.get(user, ()))
-            kept = [item for item in _items_of(preferences, user) if item not in removed]
-            revised[user] = list(dict.fromkeys([*kept, *liked.get(user, ())]))
-        return revised
+        return revised_lists(preferences, disliked, liked)
 
     def similarity(self, history: np.ndarray, users: np.ndarray, items: np.ndarray) -> np.ndarray:
         """Return the cosine of each pair, with the judged item left out of the preference.
@@ -242,13 +238,6 @@ class VectorScorer(Scorer):
         similarity = self.similarity(observed, np.r_[users, users[free]], np.r_[items, drawn[free]])
         label = np.repeat([True, False], [len(users), free.sum()])
         self.curve = fit_curve(similarity, label, f"{type(self).__name__}: the text of the items")
-
-
-def _items_of(preferences: Mapping[int, Preference], user: int) -> list[int]:
-    items = preferences.get(user, [])
-    if isinstance(items, str):
-        raise TypeError(f"The preference of user {user} is a text; another scorer made it. Call summarize() again.")
-    return items
 
 
 def _check_range(items: np.ndarray, num_items: int) -> None:

@@ -17,6 +17,8 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 from llmhd_pl.llm.answer_paths import answer_paths, branches, expected_score
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.greedy import Batches
+from llmhd_pl.llm.hidden_states import HiddenStates
+from llmhd_pl.llm.likelihood import TextLikelihood
 from llmhd_pl.llm.prompt_reader import Way
 
 TOKENIZER = make_tokenizer(one_token_ten=False)  # so that two places of a prompt are read
@@ -224,6 +226,26 @@ def test_completions_are_those_of_single_prompts(family: Family) -> None:
     assert lm.batches == BATCHES.get(family.name, "of any lengths")
     told = [str(warning.message) for warning in caught if "cannot complete" in str(warning.message)]
     assert len(told) == (family.name in BATCHES)
+
+
+def test_likelihoods_are_those_of_whole_prompts(family: Family) -> None:
+    lm = family.lm
+    likelihood = TextLikelihood(lm.model, lm.encode, lm.before)
+    prompts = [(beginning, ending) for beginning, endings in GROUPS for ending in endings]
+    found = {number: value for number, value, _ in likelihood.log_likelihoods(prompts)}
+    for number, (beginning, ending) in enumerate(prompts):
+        before, text = [*lm.before, *lm.encode(beginning)], lm.encode(ending)
+        with torch.no_grad():
+            logits = family.plain(input_ids=torch.tensor([[*before, *text]])).logits[0]
+        expected = logits[len(before) - 1 : -1].log_softmax(dim=1)[range(len(text)), text].sum()
+        assert found[number] == pytest.approx(float(expected), rel=1e-5, abs=3e-5)
+
+
+def test_hidden_states_are_those_of_single_texts(family: Family) -> None:
+    together, alone = (HiddenStates(model, TOKENIZER) for model in (family.lm.model, family.plain))
+    vectors = together(PROMPTS)
+    assert torch.allclose(vectors, torch.cat([alone([text]) for text in PROMPTS]), atol=3e-5)
+    assert not torch.allclose(vectors[0], vectors[1], atol=0.01)
 
 
 @pytest.mark.parametrize("name", NOT_CAUSAL)
