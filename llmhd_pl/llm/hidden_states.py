@@ -34,7 +34,7 @@ class HiddenStates:
         batch_tokens: The tokens of a batch, with padding.
 
     Raises:
-        ValueError: If the model has no such layer.
+        ValueError: If the model has no such layer, or if its layers have no single state for each token.
     """
 
     def __init__(self, model: Any, tokenizer: Any, layer: int | None = None) -> None:
@@ -104,6 +104,11 @@ class HiddenStates:
         try:
             self.model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
         except _ReachedLayerError as reached:
+            if reached.states.shape[:2] != ids.shape:
+                raise ValueError(
+                    f"{type(self.model).__name__} has no single state for each token between its layers (their shape is "
+                    f"{list(reached.states.shape)}), so they cannot be averaged. Take another model."
+                ) from None
             return reached.states
         finally:
             handle.remove()
