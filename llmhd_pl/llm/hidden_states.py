@@ -106,8 +106,8 @@ class HiddenStates:
         except _ReachedLayerError as reached:
             if reached.states.shape[:2] != ids.shape:
                 raise ValueError(
-                    f"{type(self.model).__name__} has no single state for each token between its layers (their shape is "
-                    f"{list(reached.states.shape)}), so they cannot be averaged. Take another model."
+                    f"{type(self.model).__name__} has no single state for each token between its layers (their shape "
+                    f"is {list(reached.states.shape)}), so they cannot be averaged. Take another model."
                 ) from None
             return reached.states
         finally:

@@ -126,3 +126,20 @@ def test_no_prompt_is_longer_than_was_reckoned(tmp_path: Path, scoring: Any) -> 
     judge.revise({0: preference}, {0: list(range(20))}, {})
     judge.score({0: preference}, PAIRS[:7])
     assert judge.usage.templates["T_FP"].calls == 1
+
+
+def test_a_list_and_an_item_are_held_against_the_context(tmp_path: Path) -> None:
+    """One token less than the longest list needs is refused; so many are enough, whatever history_tokens allows."""
+    tokens = len(make_tokenizer(one_token_ten=True).tokenize("x"))
+    assert tokens == 1
+    options: dict[str, Any] = {"scoring": "likelihood", "item_tokens": 64}
+    short = QuantizedLLM(str(save(tmp_path / "8", 8)), quantization="none", device="cpu", **options)
+    with pytest.raises(ValueError, match=r"A list and an item can have (\d+) tokens, .* reads 8") as refused:
+        short.prepare(ITEMS, PAIRS)
+    needed = int(str(refused.value).split(" tokens")[0].split()[-1])
+    one_less = QuantizedLLM(str(save(tmp_path / "less", needed - 1)), quantization="none", device="cpu", **options)
+    with pytest.raises(ValueError, match=r"Lower history_tokens from 1024 to \d+ or less"):
+        one_less.prepare(ITEMS, PAIRS)
+    QuantizedLLM(str(save(tmp_path / "enough", needed)), quantization="none", device="cpu", **options).prepare(
+        ITEMS, PAIRS
+    )
