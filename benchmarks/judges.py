@@ -83,11 +83,12 @@ def states(options: argparse.Namespace, align: bool) -> EncoderScorer:
 
 
 def asking(options: argparse.Namespace, scoring: Scoring) -> QuantizedLLM:
-    """Return the scorer that asks the language model about each pair."""
+    """Return the scorer that asks the language model about each pair; its answers are kept beside the embeddings."""
     return QuantizedLLM(
         options.language_model,
         quantization=options.quantization,
         scoring=scoring,
+        cache=f"{options.cache_dir}/answers.sqlite",
         history_tokens=256,
         batch_tokens=options.batch_tokens,
     )

@@ -130,7 +130,11 @@ class QuantizedLLM(LanguageModelScorer):
     @property
     def overhead(self) -> int:
         """The tokens of a prompt besides its text; loads the model."""
-        return len(self.text_likelihood.first) if self.scoring == "likelihood" else self.causal_lm.overhead
+        if self.scoring == "likelihood":
+            return len(self.text_likelihood.first)
+        if self.scoring == "generate":  # the answer has no given beginning, and its tokens need not be told apart
+            return len(self.causal_lm.before) + len(self.causal_lm.after)
+        return self.causal_lm.overhead
 
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterable[tuple[int, str | None, int, int]]:
         """Let the model complete prompts greedily.

@@ -23,7 +23,7 @@ def test_bfloat16_only_where_the_processor_has_it(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_judge_computes_in_it(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmhd_pl.llm.quantized.fast_dtype", lambda device: dtype)
+    monkeypatch.setattr("llmhd_pl.llm.pretrained.fast_dtype", lambda device: dtype)
     model = EmbeddedJudge().causal_lm.model
     layer = model.model.layers[0].mlp.up_proj
     assert layer.weight.dtype == torch.uint8 and layer.compute_dtype == dtype
