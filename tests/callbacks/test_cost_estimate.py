@@ -69,3 +69,8 @@ def test_what_it_needs(tmp_path: Path) -> None:
         quiet(tmp_path, method.recorder, method.pruning, CostEstimate(), method.llm).fit(playback(data, 1), data)
     with pytest.raises(TypeError, match="FakeScorer asks no language model"):
         quiet(tmp_path, *method.without_updates, CostEstimate()).fit(playback(data, 1), data)
+    judge = EmbeddedJudge()
+    judge.scoring = "likelihood"
+    with pytest.raises(TypeError, match=r"no estimate for scoring='likelihood'.*history_tokens \+ item_tokens = 576 "):
+        callbacks = [SampleRecorder(), VariancePruning(0.2, 1), LLMSampleScorer(judge), CostEstimate()]
+        quiet(tmp_path, *callbacks).fit(playback(data, 1), data)

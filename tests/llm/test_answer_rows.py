@@ -14,7 +14,9 @@ from titles import TITLES, shared_titles
 from llmhd_pl.llm.answer_rows import answer_key, fault
 from llmhd_pl.llm.cache import AnswerCache
 
-EXPECTED, GENERATE = (json.dumps({"model": "m", "scoring": scoring}) for scoring in ("expected", "generate"))
+EXPECTED, GENERATE, LIKELIHOOD = (
+    json.dumps({"model": "m", "scoring": scoring}) for scoring in ("expected", "generate", "likelihood")
+)
 SUMMARY = "<summarization>Likes otters.</summarization>"
 
 
@@ -31,6 +33,7 @@ def row(template: Any, answer: Any, fingerprint: Any = EXPECTED, tokens: Any = 3
         *(("T_sum", SUMMARY, fingerprint) for fingerprint in (EXPECTED, GENERATE, "[" * 99_999)),
         ("T_FP", "Yes.\n<profile>Köln</profile>", EXPECTED),
         ("T_FN", "<profile>a</profile>", GENERATE),
+        *(("likelihood", number, LIKELIHOOD) for number in ("-12.5", "-0.0", "0.0", "-1e-05", "-3000.25")),
         ("my own template", "anything", EXPECTED),
     ],
 )
@@ -65,6 +68,10 @@ SCORES = [
     ("template", "answer", "fingerprint"),
     [
         *(("T_score", score, EXPECTED) for score in SCORES),
+        *(
+            ("likelihood", text, LIKELIHOOD)
+            for text in ("0.5", "nan", "-inf", "inf", "-1", "-1e999", "-1.50", "x", "-1_0.0")
+        ),
         *(
             ("T_score", score, GENERATE)
             for score in ("7.0", "7", "<s>11</s>", "<s>0</s>", "<s>7", "a <s>7</s>", SUMMARY)
