@@ -179,6 +179,14 @@ def test_the_seed_decides_the_sample() -> None:
     assert {user for user, _ in everything[PLANTED]} <= with_history  # user 30 has noise alone
 
 
+def test_of_many_held_out_pairs_some_are_drawn() -> None:
+    """Not the first ones: they are sorted by user."""
+    train = [(int(item >= 8), item) for item in range(40)]  # all are equally popular
+    data = Given(2, 40, train, valid=[(0, item) for item in range(8, 18)])
+    drawn = [groups(draw_sample(data, 3, seed))[HELD_OUT] for seed in range(10)]
+    assert max(map(len, drawn)) == 3 and len({pair for some in drawn for pair in some}) > 6
+
+
 def test_without_noise_random_pairs_are_drawn() -> None:
     data = shop()
     sample = draw_sample(data, 20)
