@@ -94,7 +94,7 @@ class HostileShop(SyntheticCatalog):
     """The books have titles that no terminal should see as they are."""
 
     def book(self, rng: np.random.Generator, topic: int) -> dict[str, str]:
-        return super().book(rng, topic) | {"title": TITLES[int(rng.integers(len(TITLES)))]}
+        return super().book(rng, topic) | {"title": TITLES[int(rng.integers(len(TITLES)))] + "\x1b[0m [/off]"}
 
 
 @pytest.fixture(autouse=True)
@@ -238,8 +238,9 @@ def test_a_judge_that_says_nothing(capsys: Any) -> None:
 
 def test_titles_and_preferences_do_not_reach_the_terminal_as_they_are(capsys: Any) -> None:
     data = ["--data", "test_judge_command.HostileShop", *SIZES, "--data.noise_ratio", "0.2"]
-    judge(*data, "--scorer", "test_judge_command.Own")
+    found = judge(*data, "--scorer", "test_judge_command.Own")
     printed = capsys.readouterr().out
+    assert all("\x1b[0m [/off]" in judged["item"] for judged in found["judged"])  # the file has them as they are
     assert all(line.isprintable() for line in printed.splitlines())
     assert "\\x1b[31mred" in printed and "[bold]books[/bold]" in printed
 
