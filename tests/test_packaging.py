@@ -57,7 +57,7 @@ def files_of(wheel: Path) -> set[str]:
 def test_the_wheel_holds_all_packages_and_no_other_top_level_name(wheel: Path) -> None:
     names = files_of(wheel)
     assert {name.split("/")[0] for name in names} == {"llmhd_pl"}
-    for package in ("", "backbones/", "callbacks/", "compare/", "datamodules/", "denoising/", "llm/"):
+    for package in ("", "backbones/", "callbacks/", "compare/", "datamodules/", "denoising/", "judge/", "llm/"):
         assert f"llmhd_pl/{package}__init__.py" in names
     assert {"llmhd_pl/py.typed", "llmhd_pl/llm/templates/books.toml", "llmhd_pl/configs/quickstart.yaml"} <= names
     tracked = {
