@@ -20,6 +20,7 @@ from llmhd_pl.judge.measure import Area
 from llmhd_pl.judge.pairs import training_pairs
 from llmhd_pl.judge.tables import duration, figure
 from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.judge import FOLDER
 from llmhd_pl.llm.scorer import Preference, Scorer
 
 SIZES = [
@@ -260,7 +261,7 @@ def test_the_embedded_judge_and_its_cache(capsys: Any) -> None:
     printed = capsys.readouterr().out
     summaries, scores = (found["asking"][name] for name in ("summaries", "scores"))
     assert 1 < summaries["calls"] == summaries["asked"] <= 6 and scores["calls"] == scores["asked"] == found["pairs"]
-    assert summaries["timed"] == summaries["calls"] - 1 and summaries["per_second"] > 0
+    assert summaries["per_second"] > 0 and summaries["calls_each"] == scores["calls_each"] == 1
     assert "This reader" in found["preferences"][0]["preference"]
     cost = {row["what"]: row for row in found["cost"]}
     assert cost["T_sum"]["questions"] == 60
@@ -275,6 +276,25 @@ def test_the_embedded_judge_and_its_cache(capsys: Any) -> None:
         and cells(capsys.readouterr().out, "T_score")[3] == "not measured"
     )
     assert len(Path("answers.sqlite").read_bytes()) > 0
+
+
+@pytest.mark.parametrize("scoring", ["expected", "likelihood"])
+def test_what_calibrates_the_scores_is_paid_but_is_not_the_price_of_a_pair(scoring: str) -> None:
+    model = ["--scorer", "QuantizedLLM", "--scorer.model", str(FOLDER), "--scorer.device", "cpu"]
+    more = ["--scorer.prompts", "books", "--scorer.scoring", scoring, "--scorer.quantization", "none"]
+    found = judge(*SHOP, *model, *more, "--pairs", "6")
+    summaries, scores = (found["asking"][name] for name in ("summaries", "scores"))
+    assert scores["calls"] > 2 * scores["asked"]  # up to 400 pairs more
+    assert found["answered"] == 1
+    costs = {row["what"]: row for row in found["cost"]}
+    if scoring == "expected":
+        assert scores["calls_each"] == summaries["calls_each"] == 1
+        assert costs["T_sum"]["questions"] == 60
+    else:  # no text is written, and each pair is asked about with and without the user's list
+        assert 1 < scores["calls_each"] <= 2 and summaries["calls_each"] == summaries["calls"] == 0
+        assert costs["T_sum"] == {"what": "T_sum", "questions": 0, "tokens": 0, "seconds": 0}
+        assert found["preferences"][0]["preference"].startswith("the mean of ")
+    assert costs["T_score"]["tokens"] == round(costs["T_score"]["questions"] * scores["tokens_each"])
 
 
 def test_a_run_asks_as_often_as_cost_estimate_says(capsys: Any) -> None:

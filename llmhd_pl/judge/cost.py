@@ -23,11 +23,15 @@ class Phase:
 
     Attributes:
         asked: The users or the pairs that were asked about.
-        calls: The prompts that a model was given for them; None if the scorer does not count.
+        calls: The prompts that a model was given for them, and for the calibration of the scores if the scorer has
+            one; None if the scorer does not count.
         cache_hits: The prompts that a cache answered.
         tokens: The tokens of the calls.
-        seconds: The time without the first question, which may load a model.
-        timed: The questions in that time, without those that a cache answered.
+        seconds: The time without the first question, which loads a model and calibrates.
+        per_second: Calls per second in that time; questions per second if the scorer does not count. None if nothing
+            was asked. What follows is of the same time.
+        tokens_each: Tokens per call; None if there were none.
+        calls_each: Prompts per question, those from the cache included; less than one if items have no text.
     """
 
     asked: int
@@ -35,17 +39,9 @@ class Phase:
     cache_hits: int
     tokens: int
     seconds: float
-    timed: int
-
-    @property
-    def per_second(self) -> float | None:
-        """Questions per second; None if there was nothing to measure it by."""
-        return self.timed / self.seconds if self.timed and self.seconds > 0 else None
-
-    @property
-    def tokens_each(self) -> float | None:
-        """Tokens per call; None if there were none."""
-        return self.tokens / self.calls if self.calls else None
+    per_second: float | None
+    tokens_each: float | None
+    calls_each: float
 
 
 @dataclass
@@ -54,7 +50,7 @@ class Cost:
 
     Attributes:
         what: The template of the questions, such as ``T_score``, or what is judged.
-        questions: Their number.
+        questions: Their number; of the prompts if the scorer counts them.
         tokens: Their tokens; None if the scorer does not count them.
         seconds: The time at the measured speed; None if none was measured.
     """
@@ -79,10 +75,20 @@ def ask(scorer: Scorer, questions: list[int], put: Callable[[list[int]], object]
     start = time.perf_counter()
     put(questions[1:])
     seconds = time.perf_counter() - start
-    calls, hits, tokens = (now - then for now, then in zip(_usage(scorer), before, strict=True))
+    after = _usage(scorer)
+    calls, hits, tokens = (now - then for now, then in zip(after, before, strict=True))
+    timed, timed_hits, timed_tokens = (now - then for now, then in zip(after, first, strict=True))
+    count = len(questions[1:])
     if scorer.usage is None:
-        return Phase(len(questions), None, 0, 0, seconds, len(questions[1:]))
-    return Phase(len(questions), calls, hits, tokens, seconds, calls - (first[0] - before[0]))
+        return Phase(len(questions), None, 0, 0, seconds, count / seconds if count else None, None, 1.0)
+    # A budget that is used up leaves questions out that a run would ask.
+    whole = count and not (scorer.budget is not None and scorer.budget.exhausted)
+    return Phase(
+        *(len(questions), calls, hits, tokens, seconds),
+        per_second=timed / seconds if timed else None,
+        tokens_each=timed_tokens / timed if timed else None,
+        calls_each=(timed + timed_hits) / count if whole else 1.0,
+    )
 
 
 def _usage(scorer: Scorer) -> tuple[int, int, int]:
@@ -140,10 +146,12 @@ def run_cost(
     costs = []
     for template, count in expected.templates.items():
         phase = scores if template == T_SCORE else summaries
-        each = phase.tokens_each if template in (T_SCORE, T_SUM) else None  # revisions are not measured
-        tokens = count.prompt_tokens + count.answer_tokens if each is None else round(count.calls * each)
-        seconds = None if phase.per_second is None else count.calls / phase.per_second
-        costs.append(Cost(template, count.calls, tokens, seconds))
+        calls = round(count.calls * phase.calls_each)
+        tokens = (count.prompt_tokens + count.answer_tokens) * phase.calls_each
+        if template in (T_SCORE, T_SUM) and phase.tokens_each is not None:  # revisions are not measured
+            tokens = calls * phase.tokens_each
+        seconds = 0.0 if not calls else None if phase.per_second is None else calls / phase.per_second
+        costs.append(Cost(template, calls, round(tokens), seconds))
     return costs
 
 

@@ -100,8 +100,6 @@ def as_json(found: Findings) -> dict[str, Any]:
     for row, area in zip(plain["areas"], found.areas, strict=True):
         row |= {name: None for name, value in row.items() if isinstance(value, float) and math.isnan(value)}
         row["verdict"] = area.verdict
-    for name, phase in found.asking.items():
-        plain["asking"][name] |= {"per_second": phase.per_second, "tokens_each": phase.tokens_each}
     return plain
 
 
