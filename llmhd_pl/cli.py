@@ -13,6 +13,7 @@ from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCL
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
+import llmhd_pl.llm.cascade
 import llmhd_pl.llm.encoder
 import llmhd_pl.llm.endpoint
 import llmhd_pl.llm.judge

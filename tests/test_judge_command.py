@@ -278,6 +278,29 @@ def test_the_embedded_judge_and_its_cache(capsys: Any) -> None:
     assert len(Path("answers.sqlite").read_bytes()) > 0
 
 
+LEXICAL = {"class_path": "LexicalScorer"}
+LIKELIHOOD = {
+    "class_path": "QuantizedLLM",
+    "init_args": {"model": str(FOLDER), "quantization": "none", "scoring": "likelihood", "history_tokens": 64},
+}
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        {"class_path": "EncoderScorer", "init_args": {"model": str(FOLDER), "quantization": "none"}},
+        LIKELIHOOD,
+        {"class_path": "CascadeScorer", "init_args": {"first": LEXICAL, "second": LIKELIHOOD, "share": 0.2}},
+    ],
+    ids=["hidden states", "likelihood", "cascade"],
+)
+def test_every_way_of_using_a_language_model(scorer: dict[str, Any], capsys: Any) -> None:
+    Path("scorer.yaml").write_text(yaml.safe_dump({"scorer": scorer}))
+    found = judge(*SHOP, "--config", "scorer.yaml", "--pairs", "10")
+    assert found["scorer"] == scorer["class_path"] and found["answered"] > 0.9
+    assert 0 <= found["areas"][0]["auc"] <= 1 and "Can it tell?" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("scoring", ["expected", "likelihood"])
 def test_what_calibrates_the_scores_is_paid_but_is_not_the_price_of_a_pair(scoring: str) -> None:
     model = ["--scorer", "QuantizedLLM", "--scorer.model", str(FOLDER), "--scorer.device", "cpu"]
