@@ -2,3 +2,8 @@
 
 FITTING = 5.5
 """The middle of the scale: from here on an item fits."""
+
+CALIBRATION_USERS = 100
+"""The users whose pairs a language model's scores are calibrated on."""
+CALIBRATION_PAIRS = 2
+"""The observed pairs of each of them, and as many random ones."""

@@ -6,9 +6,9 @@ from dataclasses import asdict, dataclass, fields
 
 from rich.table import Table
 
-from llmhd_pl.llm.calibration import MOST_USERS, PAIRS_PER_USER
 from llmhd_pl.llm.prompts import MAX_WORDS, T_FN, T_FP, T_SCORE, T_SUM, Prompts
 from llmhd_pl.llm.texts import approximate_tokens
+from llmhd_pl.scale import CALIBRATION_PAIRS, CALIBRATION_USERS
 
 # Relative to the size of the noise set, as counted with LightGCN on Amazon-Books (benchmarks/llm_calls.py):
 # the samples that are new in it from one epoch to the next while the negatives stay the same, and the observed items
@@ -249,7 +249,7 @@ def estimate(
     usage.add(T_SUM, users, 0, users * sum_fixed + sum(history_tokens), users * written)
     observed_pairs = drawn_pairs = 0.0  # that T_score asks about
     if calibrate:
-        observed_pairs = drawn_pairs = float(min(users, MOST_USERS) * PAIRS_PER_USER)
+        observed_pairs = drawn_pairs = float(min(users, CALIBRATION_USERS) * CALIBRATION_PAIRS)
     asked = 0.0  # samples whose observed item was asked about with the user's current preference
     revisions = {T_FP: [0.0, 0.0], T_FN: [0.0, 0.0]}  # calls, items
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0

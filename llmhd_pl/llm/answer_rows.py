@@ -9,8 +9,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from llmhd_pl.files import json_text, storable
-from llmhd_pl.llm.likelihood import T_LIKELIHOOD
-from llmhd_pl.llm.prompts import T_FN, T_FP, T_SCORE, T_SUM, parse_profile, parse_score, parse_summary
+from llmhd_pl.llm.prompts import T_FN, T_FP, T_LIKELIHOOD, T_SCORE, T_SUM, parse_profile, parse_score, parse_summary
 
 _MOST_TOKENS = 2**63 - 1  # what SQLite can hold
 _EXPORTED = ("fingerprint", "template", "prompt", "answer", "prompt_tokens", "answer_tokens")

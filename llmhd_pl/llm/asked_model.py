@@ -11,8 +11,8 @@ from llmhd_pl.llm.accounting import Budget, Usage
 from llmhd_pl.llm.asking import PaidAnswers, Rating, Reply
 from llmhd_pl.llm.cache import AnswerCache
 from llmhd_pl.llm.digest import digest
-from llmhd_pl.llm.likelihood import HEADING, T_LIKELIHOOD
-from llmhd_pl.llm.prompts import T_SCORE, Prompts, parse_score
+from llmhd_pl.llm.likelihood import HEADING
+from llmhd_pl.llm.prompts import T_LIKELIHOOD, T_SCORE, Prompts, parse_score
 from llmhd_pl.llm.scorer import Scorer
 
 Scoring = Literal["expected", "generate", "likelihood"]

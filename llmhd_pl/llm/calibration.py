@@ -11,14 +11,10 @@ from scipy.special import expit
 from torch import Tensor
 
 from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.scale import CALIBRATION_PAIRS, CALIBRATION_USERS
 
 Curve = tuple[float, float]
 """The intercept and the slope, which is not negative, of ``p(observed | value) = expit(intercept + slope * value)``."""
-
-MOST_USERS = 100
-"""The users whose pairs a language model's scores are calibrated on."""
-PAIRS_PER_USER = 2
-"""The observed pairs of each of them, and as many random ones."""
 
 
 class CalibrationSet(NamedTuple):
@@ -49,11 +45,11 @@ def draw_calibration_set(interactions: Tensor, has_text: Sequence[bool], seed: i
     eligible = np.unique(users.numpy()[np.isin(items.numpy(), described)])
     drawn: dict[int, list[int]] = {}
     pairs, labels = [], []
-    for user in np.sort(rng.choice(eligible, min(MOST_USERS, len(eligible)), replace=False)).tolist():
+    for user in np.sort(rng.choice(eligible, min(CALIBRATION_USERS, len(eligible)), replace=False)).tolist():
         drawn[user] = histories[user]
         for free, observed in ((np.intersect1d, True), (np.setdiff1d, False)):
             candidates = free(described, drawn[user])
-            chosen = rng.choice(candidates, min(PAIRS_PER_USER, len(candidates)), replace=False).tolist()
+            chosen = rng.choice(candidates, min(CALIBRATION_PAIRS, len(candidates)), replace=False).tolist()
             pairs += [(user, item) for item in chosen]
             labels += [observed] * len(chosen)
     return CalibrationSet(drawn, torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2), torch.tensor(labels).bool())

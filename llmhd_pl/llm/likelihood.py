@@ -9,9 +9,6 @@ from torch import Tensor
 from llmhd_pl.llm.prompt_reader import is_out_of_memory
 from llmhd_pl.llm.prompts import NO_TEXT, sample_history
 
-T_LIKELIHOOD = "likelihood"
-"""The name under which log-likelihoods are counted and kept, beside those of the paper's four prompts."""
-
 HEADING = "Things that one person likes:\n"
 """The line before a list of items, and before an item alone. It is part of every answer's fingerprint."""
 

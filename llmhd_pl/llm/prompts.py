@@ -19,6 +19,8 @@ from llmhd_pl.llm.thoughts import after_thought
 T_SUM, T_SCORE, T_FP, T_FN = "T_sum", "T_score", "T_FP", "T_FN"
 TEMPLATES = (T_SUM, T_SCORE, T_FP, T_FN)
 """The paper's names of the four prompts: summarise, score, revise by disliked items, and revise by liked items."""
+T_LIKELIHOOD = "likelihood"
+"""The name under which log-likelihoods are counted and kept, beside those of the paper's four prompts."""
 
 MAX_WORDS = 100
 """The most words of a summary or a profile, as in the paper. The rest of a longer answer is cut off."""

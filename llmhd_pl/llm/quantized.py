@@ -16,7 +16,7 @@ from llmhd_pl.llm.context import check_context, check_list, context_length
 from llmhd_pl.llm.dtypes import fast_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
 from llmhd_pl.llm.language_model import LanguageModelScorer
-from llmhd_pl.llm.likelihood import T_LIKELIHOOD, TextLikelihood
+from llmhd_pl.llm.likelihood import TextLikelihood
 from llmhd_pl.llm.pretrained import (
     Quantization,
     check_quantization,
@@ -25,7 +25,7 @@ from llmhd_pl.llm.pretrained import (
     load_tokenizer,
     model_digest,
 )
-from llmhd_pl.llm.prompts import T_SCORE, parse_profile, parse_score, parse_summary
+from llmhd_pl.llm.prompts import T_LIKELIHOOD, T_SCORE, parse_profile, parse_score, parse_summary
 
 
 class QuantizedLLM(LanguageModelScorer):
