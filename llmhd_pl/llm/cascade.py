@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm.item_lists import items_of
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.scorer import Preference, Scorer, check_scorer, check_scores
 from llmhd_pl.scale import FITTING
@@ -113,12 +114,7 @@ class CascadeScorer(Scorer):
         return of_unique[place].to(pairs.device)
 
     def _second_opinions(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
-        histories = {}
-        for user in pairs[:, 0].unique().tolist():
-            preference = preferences[user]
-            if isinstance(preference, str):
-                raise TypeError(f"The preference of user {user} is a text; another scorer made it.")
-            histories[user] = preference
+        histories = {user: items_of(preferences, user) for user in pairs[:, 0].unique().tolist()}
         return check_scores(self.second, self.second.score(self.second.summarize(histories), pairs), pairs)
 
     def revise(
