@@ -10,7 +10,8 @@ import torch
 from llmhd_pl.llm.answer_paths import answer_paths, branches, common_length, expected_score, plain_ids
 from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.greedy import Batches, choose_batches, generate
-from llmhd_pl.llm.prompt_reader import Beginning, PromptReader, is_out_of_memory
+from llmhd_pl.llm.prompt_reader import Beginning, PromptReader
+from llmhd_pl.llm.token_batches import TokenBatches
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ class Completion:
     answer_tokens: int
 
 
-class CausalLM:
+class CausalLM(TokenBatches):
     """Rates pairs, computing each user's part of the prompt once, and completes prompts in batches.
 
     Args:
@@ -52,7 +53,8 @@ class CausalLM:
     """
 
     def __init__(self, model: Any, tokenizer: Any, batch_tokens: int = 16384) -> None:
-        self.model, self.tokenizer, self.batch_tokens = model, tokenizer, batch_tokens
+        super().__init__(batch_tokens)
+        self.model, self.tokenizer = model, tokenizer
         self.before, self.after = frame(tokenizer)
         self.reader = PromptReader(model)
         self.batches: Batches | None = None
@@ -93,7 +95,7 @@ class CausalLM:
         start = self.reader.read(prefixes[0][:common])
         for index, (prefix, rows) in enumerate(zip(prefixes, suffixes, strict=True)):
             beginning = self.reader.read(prefix[common:], start)
-            rated = dict(self._in_batches(rows, len(prefix), partial(self._scores, beginning, paths)))
+            rated = dict(self._of_rows(rows, len(prefix), partial(self._scores, beginning, paths)))
             yield index, [rated[row] for row in range(len(rows))], [len(prefix) + len(suffix) for suffix in rows]
 
     def _scores(self, beginning: Beginning, paths: list[list[int]], suffixes: list[list[int]]) -> list[float]:
@@ -123,7 +125,7 @@ class CausalLM:
         if self.batches is None and len(several) > 1:
             self.batches = choose_batches(self.model, several, padding)
         write = partial(generate, self.model, padding=padding, max_new_tokens=max_new_tokens)
-        for row, answer in self._in_batches(encoded, max_new_tokens, write, self.batches or "of one"):
+        for row, answer in self._of_rows(encoded, max_new_tokens, write, self.batches or "of one"):
             length = next((place for place, token in enumerate(answer) if token in ends), len(answer))
             # Special tokens stay, because <s>, the tag of the score, is one in some tokenizers.
             text = self.tokenizer.decode(answer[:length], skip_special_tokens=False)
@@ -132,14 +134,14 @@ class CausalLM:
                 text += end_text  # in Llama 2 and Mistral, what ends the score ends all of it
             yield Completion(row, text, len(encoded[row]), length)
 
-    def _in_batches(
+    def _of_rows(
         self,
         rows: Sequence[list[int]],
         besides: int,
         work: Callable[[list[list[int]]], list[T]],
         batches: Batches = "of any lengths",
     ) -> Iterator[tuple[int, T]]:
-        """Do some work for each row, the longest first, so that a batch that does not fit is found at the start.
+        """Do some work for each row.
 
         Args:
             rows: Token ids.
@@ -147,23 +149,14 @@ class CausalLM:
             work: A function from some rows to one result each.
             batches: Which rows may be in a batch.
 
-        Yields:
+        Returns:
             The number of each row and its result.
         """
-        order = sorted(range(len(rows)), key=lambda row: -len(rows[row]))
-        done = 0
-        while done < len(order):
-            longest = len(rows[order[done]])
+        lengths = [len(row) for row in rows]
+
+        def choose(left: list[int]) -> list[int]:
+            longest = lengths[left[0]]
             size = 1 if batches == "of one" else max(1, self.batch_tokens // (longest + besides))
-            alike = batches == "of any lengths"
-            batch = [row for row in order[done : done + size] if alike or len(rows[row]) == longest]
-            try:
-                results = work([rows[row] for row in batch])
-            except RuntimeError as error:
-                if len(batch) == 1 or not is_out_of_memory(error):
-                    raise
-                self.batch_tokens = max(1, self.batch_tokens // 2)
-                torch.cuda.empty_cache()
-                continue
-            yield from zip(batch, results, strict=True)
-            done += len(batch)
+            return [row for row in left[:size] if batches == "of any lengths" or lengths[row] == longest]
+
+        return self.in_batches(lengths, choose, lambda chosen: work([rows[row] for row in chosen]))

@@ -1,6 +1,5 @@
 """Vectors of texts from the hidden states of a causal language model, which reads each text once."""
 
-import gc
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,18 +9,17 @@ from torch import Tensor, nn
 
 from llmhd_pl.llm.answer_paths import plain_ids
 from llmhd_pl.llm.progress import AskingBar
-from llmhd_pl.llm.prompt_reader import is_out_of_memory
+from llmhd_pl.llm.token_batches import TokenBatches, padded
 
 BATCH_TOKENS = {"cpu": 512, "cuda": 2**18}
 """The tokens of a batch. On a CPU, 2,048 took 1.3 times as long as 512, which stay in its cache. On a GPU the first
 batch is meant not to fit: the number halves until the card is full."""
 
 
-class HiddenStates:
+class HiddenStates(TokenBatches):
     """Turns texts into vectors: the mean of the directions of a layer's hidden states over the tokens of a text.
 
-    Each token's state is brought to length 1 first. In the raw states the first token is often a hundred times longer
-    than all others (an attention sink), and would be most of the mean.
+    Each token's state is brought to length 1 first, so that no token counts more because its state is long.
 
     Args:
         model: A causal language model in eval mode.
@@ -38,16 +36,16 @@ class HiddenStates:
     """
 
     def __init__(self, model: Any, tokenizer: Any, layer: int | None = None) -> None:
+        super().__init__(BATCH_TOKENS["cpu" if model.device.type == "cpu" else "cuda"])
         self.model, self.tokenizer = model, tokenizer
         self._layers = _layers(model)
         self.layer = (len(self._layers) + 1) // 2 if layer is None else layer
         if not 1 <= self.layer <= len(self._layers):
             raise ValueError(f"layer is {layer}; the model has layers 1 to {len(self._layers)}.")
-        self.batch_tokens = BATCH_TOKENS["cpu" if model.device.type == "cpu" else "cuda"]
 
     @torch.inference_mode()
     def __call__(self, texts: Sequence[str]) -> Tensor:
-        """Compute the vectors of texts, the longest first, so that a batch that does not fit is found at the start.
+        """Compute the vectors of texts.
 
         Args:
             texts: The texts.
@@ -58,39 +56,22 @@ class HiddenStates:
         first = self.tokenizer.bos_token_id
         before = [] if first is None else [first]
         encoded = [[*before, *plain_ids(self.tokenizer, text)] for text in texts]
-        order = sorted(range(len(encoded)), key=lambda row: -len(encoded[row]))
+        lengths = [len(tokens) for tokens in encoded]
         vectors = torch.empty(len(encoded), self.model.config.get_text_config().hidden_size)
-        done = 0
-        with AskingBar("texts read", len(order)) as advance:
-            while done < len(order):
-                size = max(1, self.batch_tokens // max(1, len(encoded[order[done]])))
-                rows = order[done : done + size]
-                try:
-                    vectors[rows] = self._mean([encoded[row] for row in rows]).cpu()
-                except RuntimeError as error:
-                    if len(rows) == 1 or not is_out_of_memory(error):
-                        raise
-                    self.batch_tokens = max(1, self.batch_tokens // 2)
-                else:
-                    done += len(rows)
-                    advance(len(rows))
-                    continue
-                gc.collect()  # out here, where the error no longer holds what the failed batch has computed
-                torch.cuda.empty_cache()
+        means = self.in_batches(
+            lengths,
+            lambda left: left[: max(1, self.batch_tokens // max(1, lengths[left[0]]))],
+            lambda rows: self._mean([encoded[row] for row in rows]).cpu(),
+        )
+        with AskingBar("texts read", len(texts)) as advance:
+            for row, mean in means:
+                vectors[row] = mean
+                advance(1)
         return F.normalize(vectors, dim=1)
 
     def _mean(self, encoded: list[list[int]]) -> Tensor:
-        """Return the mean direction of each text's states, float32 [rows, width].
-
-        The padding is on the right, where no token of a causal model sees it.
-        """
-        width = max(map(len, encoded))
-        ids = torch.zeros(len(encoded), width, dtype=torch.int64)
-        mask = torch.zeros(len(encoded), width, dtype=torch.int64)
-        for row, tokens in enumerate(encoded):
-            ids[row, : len(tokens)] = torch.tensor(tokens)
-            mask[row, : len(tokens)] = 1
-        ids, mask = ids.to(self.model.device), mask.to(self.model.device)
+        """Return the mean direction of each text's states, float32 [rows, width]."""
+        ids, mask = (part.to(self.model.device) for part in padded(encoded))
         states = self._states(ids, mask)
         return (F.normalize(states.float(), dim=2) * mask.unsqueeze(2)).sum(dim=1) / mask.sum(dim=1, keepdim=True)
 

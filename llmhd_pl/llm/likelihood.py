@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmhd_pl.llm.prompt_reader import is_out_of_memory
 from llmhd_pl.llm.prompts import NO_TEXT, sample_history
+from llmhd_pl.llm.token_batches import TokenBatches, padded
 
 HEADING = "Things that one person likes:\n"
 """The line before a list of items, and before an item alone. It is part of every answer's fingerprint."""
@@ -57,7 +57,7 @@ def others(
     return sample_history(kept, history_tokens, seed, user, count_tokens) if kept else []
 
 
-class TextLikelihood:
+class TextLikelihood(TokenBatches):
     """Computes how likely a causal language model finds a text after another one.
 
     Prompts are read whole and padded at the end, where no causal model looks, so the result is that of each prompt by
@@ -73,7 +73,8 @@ class TextLikelihood:
     def __init__(
         self, model: Any, encode: Callable[[str], list[int]], first: Sequence[int], batch_tokens: int = 16384
     ) -> None:
-        self.model, self.encode, self.first, self.batch_tokens = model, encode, list(first), batch_tokens
+        super().__init__(batch_tokens)
+        self.model, self.encode, self.first = model, encode, list(first)
 
     @torch.inference_mode()
     def log_likelihoods(self, prompts: Sequence[tuple[str, str]]) -> Iterator[tuple[int, float, int]]:
@@ -88,20 +89,13 @@ class TextLikelihood:
         """
         encoded = [([*self.first, *self.encode(before)], self.encode(text)) for before, text in prompts]
         lengths = [len(before) + len(text) for before, text in encoded]
-        order = sorted(range(len(encoded)), key=lambda row: -lengths[row])
-        done = 0
-        while done < len(order):
-            rows = self._batch(encoded, order[done:])
-            try:
-                sums = self._sums([encoded[row] for row in rows]).tolist()
-            except RuntimeError as error:
-                if len(rows) == 1 or not is_out_of_memory(error):
-                    raise
-                self.batch_tokens = max(1, self.batch_tokens // 2)
-                torch.cuda.empty_cache()
-                continue
-            yield from zip(rows, sums, (lengths[row] for row in rows), strict=True)
-            done += len(rows)
+        found = self.in_batches(
+            lengths,
+            lambda left: self._batch(encoded, left),
+            lambda rows: self._sums([encoded[row] for row in rows]).tolist(),
+        )
+        for row, log_likelihood in found:
+            yield row, log_likelihood, lengths[row]
 
     def _batch(self, encoded: Sequence[tuple[list[int], list[int]]], order: Sequence[int]) -> list[int]:
         """Return the first rows of an order, the longest first, that fit together."""
@@ -118,12 +112,8 @@ class TextLikelihood:
 
     def _sums(self, encoded: Sequence[tuple[list[int], list[int]]]) -> Tensor:
         """Return the log-likelihood of each ending, float32 [rows]."""
-        width = max(len(before) + len(text) for before, text in encoded)
-        ids = torch.zeros(len(encoded), width, dtype=torch.int64)
-        mask = torch.zeros_like(ids)
-        for row, (before, text) in enumerate(encoded):
-            ids[row, : len(before) + len(text)] = torch.tensor([*before, *text])
-            mask[row, : len(before) + len(text)] = 1
+        ids, mask = padded([[*before, *text] for before, text in encoded])
+        width = ids.shape[1]
         # A token is predicted at the place before it. Logits are only needed from the first of these places on.
         kept = width - min(len(before) for before, _ in encoded) + 1
         device = self.model.device

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmhd_pl.llm.same_logits import is_exact, same_logits
+from llmhd_pl.llm.token_batches import is_out_of_memory, padded
 
 Way = Literal["shared prefix", "copied prefix", "whole prompts", "one by one"]
 """How prompts are read, the cheapest way first. A beginning is read once, and its endings go on from what the model
@@ -172,13 +173,10 @@ def last_logits(model: Any, rows: Sequence[list[int]], positions: int, **argumen
         positions: The number of tokens.
         arguments: Whatever else the model is given.
     """
-    lengths = torch.tensor([len(row) for row in rows])
-    ids = torch.zeros(len(rows), int(lengths.max()), dtype=torch.int64)
-    for row, tokens in zip(ids, rows, strict=True):
-        row[: len(tokens)] = torch.tensor(tokens)
+    ids, mask = padded(rows)
     device = model.device
     row_of = torch.arange(len(rows), device=device)[:, None]
-    place = (lengths[:, None] - positions + torch.arange(positions)).to(device)
+    place = (mask.sum(dim=1, keepdim=True) - positions + torch.arange(positions)).to(device)
     with _picked(model.get_output_embeddings(), ids.shape, (row_of, place)):
         logits: Tensor = model(input_ids=ids.to(device), **arguments).logits
     return logits[row_of, place] if logits.shape[1] == ids.shape[1] else logits
@@ -200,8 +198,3 @@ def _picked(head: torch.nn.Module | None, shape: torch.Size, places: tuple[Tenso
         yield
     finally:
         handle.remove()
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)

@@ -1,0 +1,77 @@
+"""Rows of tokens in batches: padding, and what to do when memory runs out."""
+
+import gc
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+class TokenBatches:
+    """Base class of what reads rows of tokens in batches.
+
+    Args:
+        batch_tokens: The tokens of a batch. The number halves when the device runs out of memory and stays halved.
+    """
+
+    def __init__(self, batch_tokens: int) -> None:
+        self.batch_tokens = batch_tokens
+
+    def in_batches(
+        self,
+        lengths: Sequence[int],
+        choose: Callable[[list[int]], list[int]],
+        work: Callable[[list[int]], Iterable[T]],
+    ) -> Iterator[tuple[int, T]]:
+        """Do some work for each row, the longest first, so that a batch that does not fit is found at the start.
+
+        Args:
+            lengths: The tokens of each row.
+            choose: A function from the rows that are left, the longest first, to how many of the first are a batch: it
+                returns these rows.
+            work: A function from some rows to one result each.
+
+        Yields:
+            The number of each row and its result.
+        """
+        left = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+        while left:
+            rows = choose(left)
+            try:
+                results = work(rows)
+            except RuntimeError as error:
+                if len(rows) == 1 or not is_out_of_memory(error):
+                    raise
+            else:
+                yield from zip(rows, results, strict=True)
+                left = left[len(rows) :]
+                continue
+            self.batch_tokens = max(1, self.batch_tokens // 2)
+            gc.collect()  # out here, where the error no longer holds what the failed batch has computed
+            torch.cuda.empty_cache()
+
+
+def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
+    """Pad rows of tokens behind, where no token of a causal model looks.
+
+    Args:
+        rows: The token ids of each row.
+
+    Returns:
+        The token ids, int64 [rows, longest], and a mask of the same shape that is 1 where they are, 0 at the padding.
+    """
+    width = max(map(len, rows))
+    ids = torch.zeros(len(rows), width, dtype=torch.int64)
+    mask = torch.zeros(len(rows), width, dtype=torch.int64)
+    for row, tokens in enumerate(rows):
+        ids[row, : len(tokens)] = torch.tensor(tokens)
+        mask[row, : len(tokens)] = 1
+    return ids, mask
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
