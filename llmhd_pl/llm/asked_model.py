@@ -41,6 +41,7 @@ class AskedModel(Scorer):
     """The number of prompts, or of users, that are asked about together."""
     rated_tokens = 1
     """The most tokens that the model writes for one rating."""
+    learns = False  # at most a curve that rises, which changes no order
     usage: Usage
     budget: Budget
 

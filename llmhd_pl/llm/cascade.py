@@ -49,6 +49,8 @@ class CascadeScorer(Scorer):
             )
         self.first, self.second, self.share, self.cut = first, second, share, cut
         self.usage, self.budget = second.usage, second.budget
+        self.learns = first.learns or second.learns
+        self.leaves_out = first.leaves_out and second.leaves_out
 
     @property
     def refused(self) -> str:  # type: ignore[override]

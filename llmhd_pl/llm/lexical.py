@@ -18,6 +18,8 @@ class LexicalScorer(VectorScorer):
         seed: The seed of the random pairs that the logistic curve is fitted on.
     """
 
+    learns = False  # only the curve, which rises and so changes no order
+
     def __init__(self, max_features: int = 100_000, seed: int = 0) -> None:
         super().__init__(seed)
         self.max_features = max_features

@@ -25,6 +25,11 @@ class Scorer(ABC):
     earliest; a scorer that pays for answers it cannot use should remember what it has asked.
     """
 
+    learns: bool = True
+    """Whether ``prepare`` learns from the interactions, so that a pair that was among them is judged otherwise than one
+    that was not. An audit then judges each interaction after learning from those of other users only."""
+    leaves_out: bool = False
+    """Whether ``score`` leaves the judged item out of a preference that was formed from it too."""
     usage: Usage | None = None
     """Calls and tokens so far. None means that asking this scorer costs nothing."""
     budget: Budget | None = None

@@ -36,6 +36,7 @@ class VectorScorer(Scorer):
         curve: Intercept and slope of the logistic curve; set by ``prepare``.
     """
 
+    leaves_out = True
     item_vectors: Vectors
     curve: Curve
 

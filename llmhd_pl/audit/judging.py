@@ -1,0 +1,163 @@
+"""What a judge says about interactions, and about other users in the place of their users."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.llm.prompts import NO_TEXT, item_profile
+from llmhd_pl.llm.scorer import Scorer, check_scores
+
+FOLDS = 5
+"""The parts that the users are divided into. What learns from interactions learns from those of the other parts."""
+NEIGHBOURS = 100
+"""The references of a user are drawn from so many users that are just less active, and as many that are just more."""
+ASKED_ALL, ASKED_SOME = 20, 4
+"""The references of an interaction, if the judge costs nothing, and if it counts its questions."""
+SOME = 500
+"""The interactions that a judge is asked about that counts its questions."""
+
+AT_ONCE = 4_000_000
+"""The references that are scored at once, which takes about a gigabyte."""
+
+Floats = NDArray[np.float32]
+
+
+@dataclass
+class Judged:
+    """What a judge says.
+
+    Attributes:
+        scores: The score of each interaction, 1 to 10, float32 [n]; NaN is no answer.
+        references: The scores of the same item for other users, who do not have it, float32 [n, references]; NaN is no
+            answer.
+    """
+
+    scores: Floats
+    references: Floats
+
+
+def judge(
+    scorer: Scorer,
+    items: Sequence[Mapping[str, str]],
+    interactions: np.ndarray,
+    sample: int | None = None,
+    references: int | None = None,
+    seed: int = 0,
+) -> Judged:
+    """Ask a judge about interactions, and about other users in the place of their users.
+
+    The other users are about as active: active users have longer histories, which resemble more. If the judge learns
+    from interactions (``Scorer.learns``), the users are divided into ``FOLDS``, and each fold is judged after the
+    others were learned from, its references among itself: a model would recognise what it has seen. If it does not
+    leave the judged item out of a preference (``Scorer.leaves_out``), one interaction of each user is judged, by a
+    preference formed from the others. Afterwards the judge is prepared with the last fold's interactions.
+
+    Args:
+        scorer: The judge.
+        items: The text fields of every item.
+        interactions: The interactions (user, item), int64 [n, 2].
+        sample: The number of interactions to ask about, drawn at random. None is all of them, or ``SOME`` if the judge
+            counts its questions.
+        references: The number of other users for each. None is ``ASKED_ALL``, or ``ASKED_SOME`` if the judge counts its
+            questions.
+        seed: The seed of all draws.
+    """
+    costs = scorer.usage is not None
+    sample = SOME if sample is None and costs else sample
+    references = references or (ASKED_SOME if costs else ASKED_ALL)
+    rng = np.random.default_rng([seed, 0xA0D1])
+    users, numbers = interactions.T
+    described = np.array([item_profile(fields) != NO_TEXT for fields in items], dtype=bool)
+    rows = rng.permutation(np.flatnonzero(described[numbers]))  # without text there is nothing to ask
+    if not scorer.leaves_out:
+        count = np.bincount(users)
+        rows = rows[count[users[rows]] > 1]
+        rows = rows[np.unique(users[rows], return_index=True)[1]]
+        rows = rng.permutation(rows)
+    rows = np.sort(rows[:sample])
+    asking = _Asking(scorer, items, interactions, rows, rng)
+    found = Judged(
+        np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32)
+    )
+    for members in asking.folds():
+        chosen = rows[members[users[rows]]]
+        found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])
+        chosen = chosen[~np.isnan(found.scores[chosen])]
+        for some in np.array_split(chosen, 1 + len(chosen) * references // AT_ONCE):
+            others, asked = asking.draw(users[some], members, references), numbers[some][:, None].repeat(references, 1)
+            free = ~asking.has(others, asked)
+            answers = np.full(free.shape, np.nan, np.float32)
+            answers[free] = asking.scores(others[free], asked[free])
+            found.references[some] = answers
+    return found
+
+
+class _Asking:
+    """A judge, the interactions, and which of them it is asked about."""
+
+    def __init__(
+        self,
+        scorer: Scorer,
+        items: Sequence[Mapping[str, str]],
+        interactions: np.ndarray,
+        rows: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        self._scorer, self._items, self._rng = scorer, items, rng
+        self._interactions, self._rows = interactions, rows
+        self._users = interactions[:, 0]
+        self._keys = np.unique(self._key(*interactions.T))
+        if scorer.leaves_out:
+            known = interactions
+            self._candidates = np.unique(self._users)
+        else:  # a preference is formed from all but the judged interaction, and who has no preference is no reference
+            known = np.delete(interactions, rows, axis=0)
+            known = known[np.isin(known[:, 0], self._users[rows])]
+            self._candidates = np.unique(self._users[rows])
+        self._histories = ItemsByUser(*torch.from_numpy(known).unbind(1)) if len(known) else {}
+        self._activity = np.bincount(self._users)
+        self._preferences: dict[int, Any] = {}
+
+    def _key(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        return users * len(self._items) + numbers
+
+    def folds(self) -> Iterator[np.ndarray]:
+        """Prepare the judge for each fold, and yield whether each user is in it, bool [users]."""
+        size = len(self._activity)
+        fold = self._rng.permutation(size) % FOLDS if self._scorer.learns else np.zeros(size, np.int64)
+        for number in range(int(fold.max()) + 1):
+            members = fold == number
+            learned = self._interactions[~members[self._users]] if self._scorer.learns else self._interactions
+            self._scorer.prepare(self._items, torch.from_numpy(learned))
+            wanted = self._candidates[members[self._candidates]].tolist()
+            self._preferences = self._scorer.summarize({user: self._histories[user] for user in wanted})
+            yield members
+
+    def has(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        """Return whether each user has the item, bool [n]."""
+        keys = self._key(users, numbers)
+        place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
+        return np.asarray(self._keys[place] == keys)
+
+    def scores(self, users: np.ndarray, numbers: np.ndarray) -> Floats:
+        """Return the scores of some pairs, float32 [n]."""
+        if not len(users):
+            return np.empty(0, np.float32)
+        pairs = torch.from_numpy(np.stack([users, numbers], axis=1))
+        return check_scores(self._scorer, self._scorer.score(self._preferences, pairs), pairs).numpy()
+
+    def draw(self, users: np.ndarray, members: np.ndarray, references: int) -> np.ndarray:
+        """Draw so many users of the fold who are about as active for each user, [n, references]."""
+        among = self._candidates[members[self._candidates]]
+        # Users of the same activity are in a random order.
+        among = among[np.lexsort((self._rng.random(len(among)), self._activity[among]))]
+        place = np.zeros(len(self._activity), np.int64)
+        place[among] = np.arange(len(among))
+        width = min(2 * NEIGHBOURS + 1, len(among))
+        first = (place[users] - NEIGHBOURS).clip(0, len(among) - width)
+        return np.asarray(among[first[:, None] + self._rng.integers(width, size=(len(users), references))])
