@@ -29,7 +29,8 @@ class InteractionDataModule(LightningDataModule, ABC):
         eval_batch_size: The number of users ranked at once on each device.
         noise_ratio: The amount of noise added to the training split, as a share of its size. The validation and test
             splits stay clean.
-        noise_source: "random" for unobserved pairs, "low_rating" for interactions with a low rating.
+        noise_source: "random" for unobserved pairs, "popular" for such of active users and popular
+            items, "low_rating" for interactions with a low rating.
         negative_lifetime: The number of epochs for which a negative stays with its sample; 1 draws fresh negatives
             every epoch.
         seed: The seed of the noise, the order and the negatives. The command line links it to ``seed_everything``.

@@ -53,7 +53,8 @@ class HeteroGraphData(InteractionDataModule):
         batch_size: The number of samples per optimiser step, over all devices together.
         eval_batch_size: The number of users ranked at once on each device.
         noise_ratio: The amount of noise added to the training split, as a share of its size.
-        noise_source: "random" for unobserved pairs, "low_rating" for edges below ``rating_threshold``.
+        noise_source: "random" for unobserved pairs, "popular" for such of active users and popular
+            items, "low_rating" for edges below ``rating_threshold``.
         negative_lifetime: The number of epochs for which a negative stays with its sample.
         seed: The seed of the random split, the noise, the order and the negatives.
 

@@ -1,6 +1,6 @@
 """False positives to add to the training split (docs/paper.md, section 6; section 5.1 of the paper itself)."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from llmhd_pl.datamodules.interactions import Interactions, pair_keys
 
-NoiseSource = Literal["random", "low_rating"]
+NoiseSource = Literal["random", "popular", "low_rating"]
 
 
 def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int) -> Tensor:
@@ -17,8 +17,9 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
     Args:
         data: The interactions without added noise.
         ratio: The amount of noise as a share of the clean training split, 0 or more.
-        source: "random" draws uniformly from all unobserved pairs, "low_rating" from the interactions whose rating
-            expresses a dislike.
+        source: "random" draws uniformly from all unobserved pairs. "popular" draws users by their number of training
+            interactions and items by theirs, as those who click much click on what is shown to everybody (position and
+            clickbait bias). "low_rating" draws from the interactions whose rating expresses a dislike.
         seed: The seed of the run.
 
     Returns:
@@ -30,8 +31,8 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
     """
     if not 0 <= ratio < float("inf"):
         raise ValueError(f"noise_ratio is {ratio}; it must be a share of the training interactions, 0 or more.")
-    if source not in ("random", "low_rating"):
-        raise ValueError(f"noise_source is {source!r}; it must be 'random' or 'low_rating'.")
+    if source not in get_args(NoiseSource):
+        raise ValueError(f"noise_source is {source!r}; it must be 'random', 'popular' or 'low_rating'.")
     wanted = round(ratio * len(data.train))
     if wanted == 0:
         return torch.empty(0, 2, dtype=torch.int64)
@@ -46,6 +47,10 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
             )
         pool = np.setdiff1d(pair_keys(data.low_rated, data.num_items).numpy(), observed)
         available = len(pool)
+    elif source == "popular":
+        users, items = (data.train[:, column].unique() for column in (0, 1))
+        known = np.isin(observed // data.num_items, users.numpy()) & np.isin(observed % data.num_items, items.numpy())
+        available = len(users) * len(items) - int(known.sum())
     else:
         available = data.num_users * data.num_items - len(observed)
     if wanted > available:
@@ -55,9 +60,25 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
         )
     if source == "low_rating":
         keys = rng.choice(pool, wanted, replace=False)
+    elif source == "popular":
+        keys = _by_popularity(data, wanted, observed, rng)
     else:
         # Find the n-th unobserved key as NegativeSampler does: without rejection, a nearly full matrix costs no more.
         observed = np.sort(observed)
         nth_free = rng.choice(available, wanted, replace=False, shuffle=False)
         keys = nth_free + np.searchsorted(observed - np.arange(len(observed)), nth_free, side="right")
     return torch.from_numpy(np.stack([keys // data.num_items, keys % data.num_items], axis=1).astype(np.int64))
+
+
+def _by_popularity(data: Interactions, wanted: int, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Draw distinct keys of unobserved pairs, the user and the item each those of a random training interaction."""
+    users, items = data.train.numpy().T
+    observed = np.sort(observed)
+    keys = np.empty(0, dtype=np.int64)
+    at_once = max(2 * wanted, 10_000)
+    while len(keys) < wanted:
+        drawn = rng.choice(users, at_once) * data.num_items + rng.choice(items, at_once)
+        place = np.searchsorted(observed, drawn).clip(max=len(observed) - 1)
+        keys = np.concatenate([keys, drawn[observed[place] != drawn]])
+        keys = keys[np.sort(np.unique(keys, return_index=True)[1])]  # in the order in which they were drawn
+    return keys[:wanted]

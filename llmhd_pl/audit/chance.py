@@ -118,10 +118,10 @@ def intervals(
 
 
 def chance(p: np.ndarray, share: float) -> Floats:
-    """Return the probability that each interaction came about by chance, given its p-value (local false discovery rate).
+    """Return the probability that each interaction came about by chance, given its p-value.
 
-    It is the density of chance, the share, divided by the density of all p-values, which falls (the histogram is made to
-    by isotonic regression).
+    It is the density of chance, which is the share, divided by the density of all p-values. The latter is a histogram
+    that isotonic regression makes fall.
 
     Args:
         p: The p-values, [n], without NaN.

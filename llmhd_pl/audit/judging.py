@@ -81,9 +81,7 @@ def judge(
         rows = rng.permutation(rows)
     rows = np.sort(rows[:sample])
     asking = _Asking(scorer, items, interactions, rows, rng)
-    found = Judged(
-        np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32)
-    )
+    found = Judged(np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32))
     for members in asking.folds():
         chosen = rows[members[users[rows]]]
         found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])

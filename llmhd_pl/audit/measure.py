@@ -30,9 +30,9 @@ def audit(
     references: int | None = None,
     seed: int = 0,
 ) -> Audit:
-    """Estimate which share of interactions came about by chance, and how probable that is for each. No model is trained.
+    """Estimate which share of interactions came about by chance, and how probable that is for each of them.
 
-    Each interaction is judged beside other users with the same item. What a judge learns from interactions, it learns
+    No recommender is trained. Each interaction is judged beside other users with the same item. What a judge learns from interactions, it learns
     from other users than those that it is asked about (``judging``); ``chance`` says how scores become a share.
 
     Args:

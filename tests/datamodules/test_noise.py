@@ -10,7 +10,7 @@ from small_data import interactions, make, pairs_of, ready, tensor
 from llmhd_pl.datamodules import Interactions, SyntheticCatalog
 from llmhd_pl.datamodules.noise import NoiseSource, draw_noise
 
-sources = st.sampled_from(["random", "low_rating"])
+sources = st.sampled_from(["random", "popular", "low_rating"])
 
 
 def pool(data: Interactions, source: str) -> set[tuple[int, int]]:
@@ -20,6 +20,11 @@ def pool(data: Interactions, source: str) -> set[tuple[int, int]]:
         candidates = set(pairs_of(data.low_rated))
     else:
         candidates = {(user, item) for user in range(data.num_users) for item in range(data.num_items)}
+        if source == "popular":  # nobody without a training interaction is active, and no such item is popular
+            known = [set(column.tolist()) for column in data.train.T]
+            candidates = {
+                pair for pair in candidates if all(one in some for one, some in zip(pair, known, strict=True))
+            }
     return candidates.difference(*(pairs_of(split) for split in (data.train, data.valid, data.test)))
 
 
@@ -72,8 +77,8 @@ def test_noise_is_uniform_over_what_is_allowed_and_differs_between_seeds(source:
         (-0.1, "random", "noise_ratio is -0.1"),
         (float("nan"), "random", "noise_ratio is nan"),
         (float("inf"), "low_rating", "noise_ratio is inf"),
-        (0.5, "popular", "noise_source is 'popular'; it must be 'random' or 'low_rating'"),
-        (0.0, "popular", "noise_source is 'popular'"),
+        (0.5, "seldom", "noise_source is 'seldom'; it must be 'random', 'popular' or 'low_rating'"),
+        (0.0, "seldom", "noise_source is 'seldom'"),
         (0.5, "low_rating", "^small: noise_source is 'low_rating', but this data holds no low ratings.*'random'"),
     ],
 )
@@ -121,3 +126,22 @@ def test_noise_on_top_of_a_known_ground_truth_is_noise_too() -> None:
     assert {pair: kinds[pair] for pair in known} == known
     assert [kinds[pair] for pair in kinds.keys() - known.keys()] == [2] * round(0.3 * len(known))
     assert torch.equal(noisy.noise_mask, noisy.train_kinds == 2)
+
+
+def test_popular_noise_takes_users_by_their_activity_and_items_by_their_popularity() -> None:
+    # user 0 has six of ten interactions; item 0 has four of them; 200 further items nobody has
+    train = [(0, 0), (1, 0), (2, 0), (3, 0), (0, 1), (0, 2), (0, 3), (0, 4), (0, 5), (4, 6)]
+    data = make(5, 207, train)
+    drawn = torch.stack([draw_noise(data, 0.1, "popular", seed)[0] for seed in range(4000)])
+    users, items = (
+        torch.bincount(column, minlength=size).double() for column, size in zip(drawn.T, (5, 7), strict=True)
+    )
+    known = torch.zeros(5, 7)
+    known[tuple(torch.tensor(train).T)] = 1
+    activity, popularity = torch.tensor([6.0, 1, 1, 1, 1]).double(), torch.tensor([4.0, 1, 1, 1, 1, 1, 1]).double()
+    free = activity[:, None] * popularity[None] * (1 - known)
+    expected = free / free.sum() * len(drawn)
+    for counted, wanted in ((users, expected.sum(1)), (items, expected.sum(0))):
+        there = wanted > 0
+        assert not counted[~there].any()
+        assert chisquare(counted[there].numpy(), wanted[there].numpy()).pvalue > 1e-3
