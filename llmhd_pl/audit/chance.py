@@ -137,7 +137,8 @@ def chance(p: np.ndarray, share: float) -> Floats:
     place = np.minimum((p * BINS).astype(int), BINS - 1)
     counted = np.bincount(place, minlength=BINS) * BINS / len(p)
     density = isotonic_regression(counted, increasing=False)
-    return np.minimum(1.0, share / np.maximum(density, 1e-12))[place]
+    probability: Floats = np.minimum(1.0, share / np.maximum(density, 1e-12))[place]
+    return probability
 
 
 def cut_at(p: np.ndarray, chance: np.ndarray, right: float) -> tuple[float, int, float]:

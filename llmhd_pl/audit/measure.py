@@ -32,8 +32,9 @@ def audit(
 ) -> Audit:
     """Estimate which share of interactions came about by chance, and how probable that is for each of them.
 
-    No recommender is trained. Each interaction is judged beside other users with the same item. What a judge learns from interactions, it learns
-    from other users than those that it is asked about (``judging``); ``chance`` says how scores become a share.
+    No recommender is trained. Each interaction is judged beside other users with the same item. What a judge learns
+    from interactions, it learns from other users than those that it is asked about (``judging``); ``chance`` says how
+    scores become a share.
 
     Args:
         scorer: The judge. Afterwards it is prepared with some of the interactions only, if it learns from them.
