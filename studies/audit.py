@@ -111,7 +111,8 @@ def show(table: pd.DataFrame) -> None:
         noise = "none" if ratio == 0 else f"{ratio:.0%} {source}"
         error = "" if ratio == 0 else f"{mean.error:+.3f} ({group.error.abs().max():.3f})"
         print(
-            f"| {scorer} | {data} | {noise} | {mean.planted:.3f} | {mean['share']:.3f} | {mean.low:.3f} to {mean.high:.3f} "
+            f"| {scorer} | {data} | {noise} | {mean.planted:.3f} | {mean['share']:.3f} "
+            f"| {mean.low:.3f} to {mean.high:.3f} "
             f"| {error} | {mean.auc:.3f} | {int(group.can_tell.sum())} of {len(group)} |"
         )
     print(
@@ -123,7 +124,8 @@ def show(table: pd.DataFrame) -> None:
         rows["target"] = rows.right.round(2)
         for target, cut in rows.groupby("target"):
             print(
-                f"| {scorer} | {data} | 20% {source} | {target:.0%} | {cut.dropped.mean():,.0f} | {cut.planted.mean():.0%} |"
+                f"| {scorer} | {data} | 20% {source} | {target:.0%} | {cut.dropped.mean():,.0f} "
+                f"| {cut.planted.mean():.0%} |"
             )
 
 

@@ -140,7 +140,8 @@ class _Asking:
         """Return whether each user has the item, bool [n]."""
         keys = self._key(users, numbers)
         place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        return np.asarray(self._keys[place] == keys, dtype=bool)
+        there: np.ndarray = np.equal(self._keys[place], keys)
+        return there
 
     def scores(self, users: np.ndarray, numbers: np.ndarray) -> Floats:
         """Return the scores of some pairs, float32 [n]."""
