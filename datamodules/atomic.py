@@ -123,15 +123,22 @@ class AtomicFiles(InteractionDataModule):
             raise FileNotFoundError(
                 f"{self.data_dir.absolute()} {what}. Set data_dir to the folder of the .inter file."
             )
-        path = self._only_file("inter")
+        path = self.only_file("inter")
         if path is None:
             raise FileNotFoundError(f"No .inter file is in {self.data_dir.absolute()}. Set data_dir to its folder.")
         table, user_names, item_names = self._read_interactions(path)
         with Console().status(f"splitting {len(table):,} interactions") if len(table) > _MANY else nullcontext():
             return self._split(path, table, user_names, item_names)
 
-    def _only_file(self, ending: str) -> Path | None:
-        """Return the one file with this ending that is not hidden, or None if there is none."""
+    def only_file(self, ending: str) -> Path | None:
+        """Return the one file of the folder with this ending that is not hidden, or None if there is none.
+
+        Args:
+            ending: The ending, without its dot.
+
+        Raises:
+            ValueError: If there are several, or it is no file.
+        """
         paths = sorted(path for path in self.data_dir.glob(f"*.{ending}") if not path.name.startswith("."))
         files = [path for path in paths if path.is_file()]
         if len(files) > 1:
@@ -232,7 +239,7 @@ class AtomicFiles(InteractionDataModule):
 
     def _item_texts(self, items: list[str]) -> list[dict[str, str]]:
         """Return the non-empty fields of each item as the file writes them; an empty list without an ``.item`` file."""
-        path = self._only_file("item")
+        path = self.only_file("item")
         if path is None:
             return []
         file = AtomicFile(path)

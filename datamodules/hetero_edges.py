@@ -79,7 +79,7 @@ def choose_edge_type(graph: "HeteroData", wanted: Sequence[str] | None) -> EdgeT
     for kind in types:
         ends = [other for other in types if kind[0] != kind[2] and (other[2], other[0]) == (kind[0], kind[2])]
         reverse = any(
-            kind[1] == f"rev_{other[1]}" or (other in found and _exchanged(graph, kind, other)) for other in ends
+            kind[1] == f"rev_{other[1]}" or (other in found and exchanged(graph, kind, other)) for other in ends
         )
         if kind[0] != kind[2] and not reverse:
             found.append(kind)
@@ -96,8 +96,14 @@ def choose_edge_type(graph: "HeteroData", wanted: Sequence[str] | None) -> EdgeT
     return found[0]
 
 
-def _exchanged(graph: "HeteroData", first: EdgeType, second: EdgeType) -> bool:
-    """Return whether two edge types have the same edges, with the ends exchanged."""
+def exchanged(graph: "HeteroData", first: EdgeType, second: EdgeType) -> bool:
+    """Return whether two edge types have the same edges, in the same order, with the ends exchanged.
+
+    Args:
+        graph: The graph.
+        first: One edge type.
+        second: The other.
+    """
     one, other = (graph[kind].get("edge_index") for kind in (first, second))
     same = isinstance(one, Tensor) and isinstance(other, Tensor) and one.shape == other.shape
     return bool(same and (one.cpu() == other.flip([0]).cpu()).all())

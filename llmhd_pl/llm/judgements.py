@@ -15,6 +15,7 @@ from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.consistency import SimilarItems
 from llmhd_pl.llm.preferences import Preferences
 from llmhd_pl.llm.scorer import Scorer, check_scores
+from llmhd_pl.llm.texts import item_title
 from llmhd_pl.scale import FITTING
 
 
@@ -168,8 +169,8 @@ class Judgements:
 
     def title(self, item: int) -> str:
         """Return what to call an item in a report."""
-        fields = self.texts[item]
-        return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), f"item {item}")
+        title = item_title(self.texts[item])
+        return f"item {item}" if title is None else title
 
     def write_preferences(self, path: Path | None = None) -> None:
         """Write each preference and each change of it, with its cause, as JSON lines.

@@ -2,12 +2,21 @@
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 
 # Without these, no text can close a tag, open another one, or spell a control token (<s>, <|im_end|>, [INST]).
 _HARMLESS = {"<": "(", ">": ")", "[": "(", "]": ")"}
 _MOST_MARKS = 30  # in a row, as in Unicode's stream-safe text format: normalising takes the square of their number
+
+
+def item_title(fields: Mapping[str, str]) -> str | None:
+    """Return what an item is called in a report: its first field whose name ends in "title" or "name"; None without.
+
+    Args:
+        fields: The text of the item.
+    """
+    return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), None)
 
 
 def approximate_tokens(text: str) -> int:
