@@ -66,8 +66,8 @@ def write_clean_copy(
     left out instead, and no weights are written. Interactions of the validation and test split are always kept.
 
     * ``AtomicFiles``: the ``.inter`` file with every row as it was, byte for byte, and one more column,
-      ``weight:float``; blank lines are left out. All rows of a pair of user and item are treated alike. Rows that were not audited, such as those
-      of the validation and test split or below ``rating_threshold``, have the weight 1.
+      ``weight:float``; blank lines are left out. All rows of a pair of user and item are treated alike. Rows that were
+      not audited, such as those of the validation and test split or below ``rating_threshold``, have the weight 1.
     * The layout of RLMRec: ``trn_mat.pkl`` as a COO matrix of float64 whose values are the weights; RLMRec itself asks
       only which are not 0. It holds the training interactions that were audited, noise that was planted included.
     * ``HeteroGraphData``: ``graph.pt``, the graph with ``weight``, float32 [E], for each edge of the edge type and of

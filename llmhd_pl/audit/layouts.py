@@ -70,7 +70,7 @@ class Verdicts:
     def dropped(self, rows: np.ndarray) -> np.ndarray:
         """Return which of these rows are left out, bool [m]; -1 is not."""
         assert self.drop is not None
-        return (rows >= 0) & self.drop[rows]
+        return np.where(rows < 0, False, self.drop[rows])
 
 
 def check_layout(data: InteractionDataModule, weights: bool) -> None:
