@@ -263,6 +263,30 @@ def test_a_file_that_has_changed_is_not_written(tmp_path: Path, change: bytes, d
     assert [path.name for path in tmp_path.iterdir()] == ["shop"]
 
 
+def test_an_item_that_the_data_module_does_not_know_is_nobody_elses(tmp_path: Path) -> None:
+    """The first user has the last item, and the second one an item that the threshold removes."""
+    inter = b"user_id:token\titem_id:token\trating:float\na\ty\t5\nb\tx\t5\nb\tunknown\t1\nunknown\ty\t1\n"
+    data = AtomicFiles(str(shop(tmp_path, inter)), rating_threshold=3)
+    write_clean_copy(tmp_path / "copy", audit_of(data), data)
+    lines = (tmp_path / "copy" / "shop.inter").read_text().splitlines()[1:]
+    assert [line.split("\t")[-1] for line in lines] == ["0.75", "0.75", "1", "1"]
+
+
+def test_a_file_that_grows_while_it_is_copied_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = shop(tmp_path, SMALL)
+    data = AtomicFiles(str(folder))
+    audit, read = audit_of(data), layouts.AtomicFile.interactions
+
+    def read_and_grow(file: Any, *arguments: Any) -> Any:
+        found = read(file, *arguments)
+        (folder / "shop.inter").write_bytes(SMALL + b"w\tk\n")
+        return found
+
+    monkeypatch.setattr(layouts.AtomicFile, "interactions", read_and_grow)
+    with pytest.raises(ValueError, match=r"shop\.inter has changed since it was read"):
+        write_clean_copy(tmp_path / "copy", audit, data)
+
+
 # RLMRec
 
 
