@@ -606,8 +606,6 @@ def test_only_a_new_or_empty_folder_is_written(tmp_path: Path) -> None:
         check_folder(file, data)
     with pytest.raises(OSError, match=f"cannot be made, because {file} is no folder"):
         check_folder(file / "below", data)
-    with pytest.raises(ValueError, match=r"is where a disk is mounted\. Name a new folder in it"):
-        check_folder(mount_point(), data)
     audit = audit_of(data)
     with pytest.raises(ValueError, match="is not empty"):
         write_clean_copy(full, audit, data)
@@ -615,6 +613,11 @@ def test_only_a_new_or_empty_folder_is_written(tmp_path: Path) -> None:
         write_clean_copy(place, audit, data)
         assert (place / "shop.inter").exists()
     assert linked.is_symlink() and (empty / "shop.inter").exists()
+
+
+def test_no_folder_is_moved_onto_a_mounted_disk(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"is where a disk is mounted\. Name a new folder in it"):
+        check_folder(mount_point(), AtomicFiles(str(shop(tmp_path, SMALL))))
 
 
 def mount_point() -> Path:
