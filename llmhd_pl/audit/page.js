@@ -31,7 +31,7 @@ function escaped(character) {
 }
 
 function printable(text) {
-  return String(text).replace(/\s+/gu, (space) => (space === "\ufeff" ? space : " ")).replace(UNPRINTABLE, escaped).trim();
+  return String(text).replace(/[^\S\u00a0\ufeff]+/gu, " ").replace(UNPRINTABLE, escaped).trim();
 }
 
 function printableLines(text) {
@@ -474,19 +474,19 @@ function ticks(most) {
 
 function smallTable(spec, explorers) {
   const most = Math.max(...spec.rows.flat().filter(Array.isArray).map(([, , high]) => high), 0.01);
-  const numbers = spec.numbers ?? [];
+  const style = (place) => `${spec.numbers?.includes(place) ? "number" : ""} ${spec.minor?.includes(place) ? "minor" : ""}`;
   const cell = (value, place) => {
-    if (!Array.isArray(value)) return make("td", { class: numbers.includes(place) ? "number" : undefined }, isolated(value));
+    if (!Array.isArray(value)) return make("td", { class: style(place) }, isolated(value));
     const [share, low, high] = value;
     const interval = make("span", { class: "interval", "aria-hidden": "true" }, make("i"), make("b"));
     for (const [name, part] of Object.entries({ low, high, share })) interval.style.setProperty("--" + name, `${(100 * part) / most}%`);
-    return make("td", {}, interval);
+    return make("td", { class: "bar minor" }, interval);
   };
   const show = (row) => (spec.show ? [make("td", {}, make("button", { type: "button", onclick: () => explorers[0].show(spec.show[row]) }, "Show"))] : []);
-  const head = spec.columns.map((label, place) => make("th", { scope: "col", class: numbers.includes(place) ? "number" : undefined }, isolated(label)));
+  const head = spec.columns.map((label, place) => make("th", { scope: "col", class: style(place) }, isolated(label)));
   if (spec.show) head.push(make("th", {}, unseen("Show them")));
   return make("section", { class: "card" }, make("h2", {}, spec.title), spec.note ? make("p", { class: "note" }, spec.note) : null,
-    make("div", { class: "scroll" }, make("table", {}, make("thead", {}, make("tr", {}, ...head)),
+    make("div", { class: "scroll" }, make("table", { class: "small" }, make("thead", {}, make("tr", {}, ...head)),
       make("tbody", {}, ...spec.rows.map((row, index) => make("tr", {}, ...row.map(cell), ...show(index)))))));
 }
 

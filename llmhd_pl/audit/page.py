@@ -1,29 +1,22 @@
 """``audit.html``: what an audit has found out, as one file that a browser shows without a server or a network.
 
-The file holds the data as JSON, and ``page.js`` draws it: a headline, a picture, small tables, and explorers, which are
-large tables to search, filter, sort and export. ``llmhd_pl/report_page.py`` fills the same page with something else.
+A headline, a picture, small tables, and the interactions themselves to search, filter, sort and export.
 """
 
-import base64
-import hashlib
-import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
 
 from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.html import NO_BREAK, coded, cut_fields, number, percent, write_html
 from llmhd_pl.datamodules.interactions import Interactions
-from llmhd_pl.files import storable, whole_file
+from llmhd_pl.llm.texts import item_title
 
 MOST_ROWS = 200_000
 """Interactions on one page; a browser still searches that many while one types."""
-_MOST_TEXT = 40_000_000  # characters of texts on one page
 _BINS = 20
-_SPACE = "\N{NO-BREAK SPACE}"  # before a percent sign
-_SCRIPT = "page.js"
 
 
 def write_page(path: Path, audit: Audit, interactions: Interactions) -> None:
@@ -44,8 +37,8 @@ def write_page(path: Path, audit: Audit, interactions: Interactions) -> None:
     warnings = []
     if not audit.can_tell:
         warnings.append(
-            f"This judge cannot tell. {prefers(audit.auc)}, and guessing would reach 50{_SPACE}%. The share of chance and "
-            "the order of the interactions mean little: try another judge, or give the items better texts."
+            f"This judge cannot tell. {prefers(audit.auc)}, and guessing would reach 50{NO_BREAK}%. The share of "
+            "chance and the order of the interactions mean little: try another judge, or give the items better texts."
         )
     facts = [
         ("Judged", f"{judged.sum():,} of {len(judged):,}"),
@@ -67,51 +60,6 @@ def write_page(path: Path, audit: Audit, interactions: Interactions) -> None:
     write_html(path, content)
 
 
-def write_html(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a page from what ``page.js`` is to draw.
-
-    Args:
-        path: The file; it is whole or as it was.
-        content: Plain data without NaN. ``main`` in ``page.js`` reads its keys.
-
-    Raises:
-        OSError: If the file cannot be written. The message names it and what can be done.
-        ValueError: If a number is NaN or infinite.
-    """
-    folder = Path(__file__).parent
-    template, script, style = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.html", _SCRIPT, "page.css")
-    )
-    html = Template(template).substitute(
-        data=script_json(content), script=script, style=style, script_hash=_hash(script), style_hash=_hash(style)
-    )
-    with whole_file(path) as part:
-        part.write_bytes(html.encode())  # not as text: on some systems that changes the line breaks, and so the hashes
-
-
-def script_json(value: object) -> str:
-    """Return a value as JSON that may stand in a ``script`` element.
-
-    No text in it can close the element or open a comment, no character ends a line, and half a character (a lone
-    surrogate), which no file can hold, is escaped.
-
-    Args:
-        value: Anything that JSON can say.
-
-    Raises:
-        ValueError: If a number is NaN or infinite.
-    """
-    text = storable(json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":")))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _hash(text: str) -> str:
-    """What a Content-Security-Policy calls a script or a style."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
-
-
 # Sentences
 
 
@@ -124,7 +72,7 @@ def headline(audit: Audit) -> str:
         return f"How many of the {judged:,} judged interactions came about by chance cannot be said"
     return (
         f"About {percent(audit.share.share)} of the {judged:,} judged interactions look like chance "
-        f"(95{_SPACE}% interval {interval(audit.share)})"
+        f"(95{NO_BREAK}% interval {interval(audit.share)})"
     )
 
 
@@ -137,18 +85,11 @@ def prefers(auc: float) -> str:
     )
 
 
-def percent(share: float) -> str:
-    """Return a share, 0 to 1, as a percentage: with a decimal near 0 and near 1; a dash for NaN."""
-    if np.isnan(share):
-        return "\N{EN DASH}"
-    return f"{100 * share:.{1 if 0 < share < 0.0095 or 0.9905 < share < 1 else 0}f}{_SPACE}%"
-
-
 def interval(share: Share) -> str:
     """Return the interval of a share, such as "10 to 14 %"."""
     if np.isnan(share.low) or np.isnan(share.high):
         return "\N{EN DASH}"
-    return f"{percent(share.low).removesuffix(f'{_SPACE}%')} to {percent(share.high)}"
+    return f"{percent(share.low).removesuffix(f'{NO_BREAK}%')} to {percent(share.high)}"
 
 
 def one_in(share: float) -> str:
@@ -180,9 +121,9 @@ def _histogram(audit: Audit) -> dict[str, Any]:
     )
     return {
         "title": "How well the items fit",
-        "note": "One interaction counts once, in the bar of its p-value: the share of other users whom its item fits at "
-        "least as well. Interactions of taste gather on the left. Those of chance are spread evenly, so that all of them "
-        "together reach up to the line; what stands above it is taste.",
+        "note": "Each interaction counts in the bar of its p-value: the share of other users whom its item fits at "
+        "least as well. Interactions of taste gather on the left. Those of chance are spread evenly and would, on "
+        "their own, fill every bar up to the line.",
         "counts": counts.tolist(),
         "chance": chance,
         "low": low,
@@ -190,8 +131,8 @@ def _histogram(audit: Audit) -> dict[str, Any]:
         "x": "p-value: the share of other users whom the item fits at least as well",
         "shortX": "p-value (right: suspicious)",
         "bars": "interactions, by p-value",
-        "line": f"expected from chance: {percent(share.share)} of all, with its 95{_SPACE}% interval",
-        "description": f"Histogram of {counts.sum():,} p-values in {_BINS} bins from 0 to 1: {', '.join(map(str, counts))}.",
+        "line": f"expected from chance: {percent(share.share)} of all, with its 95{NO_BREAK}% interval",
+        "description": f"{counts.sum():,} p-values in {_BINS} bins from 0 to 1: {', '.join(map(str, counts))}.",
     }
 
 
@@ -204,10 +145,11 @@ def _tables(audit: Audit) -> list[dict[str, Any]]:
         ]
         tables.append(
             {
-                "title": "Where chance is",
+                "title": "Where chance is at work",
                 "note": "The share that looks like chance, by group.",
-                "columns": ["Group", "Judged", "Chance", f"95{_SPACE}% interval", ""],
+                "columns": ["Group", "Judged", "Chance", f"95{NO_BREAK}% interval", ""],
                 "numbers": [1, 2, 3],
+                "minor": [4],
                 "rows": rows,
             }
         )
@@ -215,9 +157,11 @@ def _tables(audit: Audit) -> list[dict[str, Any]]:
         tables.append(
             {
                 "title": "What to drop",
-                "note": "What to expect if all interactions with a p-value above a bound are dropped.",
-                "columns": ["p-value above", "Dropped", "Expected to be right, and lost", ""],
+                "note": "If all interactions with a p-value above a bound are dropped: how many, and the share of them "
+                "that is expected to be right, and dropped by mistake.",
+                "columns": ["p-value above", "Dropped", "Of these right", "In words"],
                 "numbers": [0, 1, 2],
+                "minor": [3],
                 "rows": [
                     [f"{cut.above:g}", f"{cut.dropped:,}", percent(cut.right), one_in(cut.right)] for cut in audit.cuts
                 ],
@@ -249,7 +193,7 @@ def _explorer(audit: Audit, interactions: Interactions) -> dict[str, Any]:
     tables = {
         "users": {"texts": _names(users, interactions.user_names)},
         "items": {
-            "texts": [title(fields) for fields in texts],
+            "texts": [item_title(fields, "") for fields in texts],
             "ids": _names(items, interactions.item_names),
             "fields": cut_fields(texts),
         },
@@ -268,7 +212,7 @@ def _explorer(audit: Audit, interactions: Interactions) -> dict[str, Any]:
         | {"help": "The share of other users whom the item fits at least as well; near 1 is suspicious"},
         number(
             "chance", "Chance", audit.chance[order], places=4,
-            filters=[{"kind": "at least", "label": f"Chance at least ({_SPACE}%)"}],
+            filters=[{"kind": "at least", "label": "Chance at least, in %"}],
         )
         | {"help": "The probability that the interaction came about by chance", "percent": True},
         {
@@ -278,11 +222,11 @@ def _explorer(audit: Audit, interactions: Interactions) -> dict[str, Any]:
         },
         number(
             "popularity", "Users of the item", item_counts[audit.items[order]], hidden=True,
-            filters=[{"kind": "at most", "label": "Users of the item at most"}],
+            filters=[{"kind": "at most", "label": "Users of the item, at most"}],
         ),
         number(
             "activity", "Items of the user", user_counts[audit.users[order]], hidden=True,
-            filters=[{"kind": "at most", "label": "Items of the user at most"}],
+            filters=[{"kind": "at most", "label": "Items of the user, at most"}],
         ),
     ]  # fmt: skip
     return {
@@ -297,67 +241,6 @@ def _explorer(audit: Audit, interactions: Interactions) -> dict[str, Any]:
         "tables": tables,
         "columns": columns,
     }
-
-
-def coded(name: str, label: str, table: str, codes: Sequence[int] | np.ndarray, **more: Any) -> dict[str, Any]:
-    """Return a column of an explorer whose cells are entries of a table.
-
-    Args:
-        name: What the page calls the column.
-        label: Its heading.
-        table: The name of the table in the explorer's ``tables``.
-        codes: The place of each row's entry in the table.
-        more: Further keys that ``page.js`` knows.
-    """
-    return {
-        "kind": "coded",
-        "name": name,
-        "label": label,
-        "table": table,
-        "codes": [int(code) for code in codes],
-        **more,
-    }
-
-
-def number(name: str, label: str, values: Any, digits: int = 0, places: int = 2, **more: Any) -> dict[str, Any]:
-    """Return a column of an explorer whose cells are numbers.
-
-    Args:
-        name: What the page calls the column, and its heading in the exported file.
-        label: Its heading.
-        values: The number of each row; NaN and infinity are shown as nothing.
-        digits: The decimals that are shown.
-        places: The decimals that are kept for sorting and for the exported file.
-        more: Further keys that ``page.js`` knows.
-    """
-    exact = np.asarray(values).astype(np.float64)
-    whole = np.asarray(values).dtype.kind in "iu"
-    rounded = np.round(exact, places).tolist()
-    kept = [(int(value) if whole else value) if np.isfinite(value) else None for value in rounded]
-    return {
-        "kind": "number",
-        "name": name,
-        "label": label,
-        "values": kept,
-        "digits": digits,
-        "csv": [(name, "values")],
-        **more,
-    }
-
-
-def title(fields: Mapping[str, str]) -> str:
-    """Return the title of an item, as ``Judgements.title`` chooses it; an empty text if it has none."""
-    return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), "")
-
-
-def cut_fields(texts: Sequence[Mapping[str, str]]) -> list[list[tuple[str, str]]]:
-    """Return the fields of each item or user, long ones cut so that a browser can hold all of them."""
-    most = max(200, _MOST_TEXT // max(1, sum(map(len, texts))))
-
-    def cut(text: str) -> str:
-        return text if len(text) <= most else f"{text[:most]} \N{HORIZONTAL ELLIPSIS} ({len(text):,} characters)"
-
-    return [[(name, cut(text)) for name, text in fields.items()] for fields in texts]
 
 
 def _names(numbers: np.ndarray, names: list[str] | None) -> list[str]:

@@ -169,8 +169,7 @@ class Judgements:
 
     def title(self, item: int) -> str:
         """Return what to call an item in a report."""
-        title = item_title(self.texts[item])
-        return f"item {item}" if title is None else title
+        return item_title(self.texts[item], f"item {item}")
 
     def write_preferences(self, path: Path | None = None) -> None:
         """Write each preference and each change of it, with its cause, as JSON lines.

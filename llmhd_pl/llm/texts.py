@@ -10,13 +10,14 @@ _HARMLESS = {"<": "(", ">": ")", "[": "(", "]": ")"}
 _MOST_MARKS = 30  # in a row, as in Unicode's stream-safe text format: normalising takes the square of their number
 
 
-def item_title(fields: Mapping[str, str]) -> str | None:
-    """Return what an item is called in a report: its first field whose name ends in "title" or "name"; None without.
+def item_title(fields: Mapping[str, str], otherwise: str) -> str:
+    """Return what to call an item in a report: its first field whose name ends in "title" or "name".
 
     Args:
-        fields: The text of the item.
+        fields: The text fields of the item.
+        otherwise: The answer if there is no such field.
     """
-    return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), None)
+    return next((text for name, text in fields.items() if name.lower().endswith(("title", "name"))), otherwise)
 
 
 def approximate_tokens(text: str) -> int:
