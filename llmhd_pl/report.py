@@ -2,8 +2,9 @@
 
 Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
 before and after a revision. Saves a picture, ``report.png``, in the second folder: the test metrics of both runs, and
-how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which). Of a run that was
-killed, resumed, or made by several processes it shows what there is.
+how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which). Saves a page for a
+browser, ``report.html``, beside it, with all of the questions, answers and preferences. Of a run that was killed,
+resumed, or made by several processes it shows what there is.
 """
 
 import argparse
@@ -19,38 +20,12 @@ from rich.table import Table
 
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
 from llmhd_pl.files import whole_file
-from llmhd_pl.run_files import Row, read_audit, read_rows, read_test
+from llmhd_pl.report_page import write_report_page
+from llmhd_pl.run_files import KINDS, kinds, read_audit, read_judgements, read_preferences, read_test
 from llmhd_pl.terminal import printable, shown
 
-KINDS = ("easy", "hard", "noise")
 COLORS = ("tab:blue", "tab:orange", "tab:red")
 NOISE_KIND = KINDS.index("noise")
-
-
-def read_judgements(folder: Path) -> list[Row]:
-    """Return what was decided about the suspicious samples of a run in its last epoch."""
-    number = (int, float)
-    required: dict[str, Any] = {"epoch": int, "sample": int, "user": int, "title": str, "kept": bool}
-    rows = read_rows(folder / "judgements.jsonl", required | {"score": (*number, type(None))})
-    # Of a run that was resumed with another number of processes, older files may lie beside the last ones.
-    return [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
-
-
-def read_preferences(folder: Path) -> list[Row]:
-    """Return how the preferences of a run came to be."""
-    rows = read_rows(folder / "preferences.jsonl", {"epoch": int, "user": int, "cause": str})
-    texts = ("before", "after")
-    return [row for row in rows if all(isinstance(row.get(name, ""), str) for name in texts)]
-
-
-def kinds(audit: np.ndarray) -> tuple[str, ...]:
-    """Return the names of the kinds 0, 1 and 2.
-
-    Args:
-        audit: The kind of each sample. Data that only knows which samples are noise has no hard ones; what is not noise
-            is then not called easy.
-    """
-    return KINDS if (audit == 1).any() else ("not noise", *KINDS[1:])
 
 
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
@@ -188,7 +163,7 @@ def _label(text: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Print everything and draw the picture.
+    """Print everything, draw the picture and write the page.
 
     Args:
         arguments: The arguments; None takes those of the process.
@@ -214,7 +189,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_preferences(console, options.with_)
         print_metrics(console, options.without, options.with_)
         audited = read_audit(options.with_) is not None
-    for message in dict.fromkeys(str(warning.message) for warning in caught):
+    messages = list(dict.fromkeys(str(warning.message) for warning in caught))
+    for message in messages:
         console.print(shown(message))
     picture = "it needs NoiseAudit in the run, and data that knows its noise."
     with warnings.catch_warnings():
@@ -224,7 +200,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 picture = str(plot(options.without, options.with_))
         except OSError as error:
             audited, picture = False, str(error)
+        page = options.with_ / "report.html"
+        try:
+            write_report_page(page, options.without, options.with_, messages)
+            written = f"Page: {page}"
+        except OSError as error:
+            written = f"No page: {error}"
     console.print(shown(f"{'Picture' if audited else 'No picture'}: {picture}"))
+    console.print(shown(written))
 
 
 if __name__ == "__main__":

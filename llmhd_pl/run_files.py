@@ -15,6 +15,9 @@ import pandas as pd
 
 Row = dict[str, Any]
 
+KINDS = ("easy", "hard", "noise")
+"""What ``NoiseAudit`` calls the samples of kind 0, 1 and 2."""
+
 
 def read_metrics(path: Path) -> pd.DataFrame:
     """Return the rows of a ``metrics.csv``; none if there is no file, or nothing in it.
@@ -89,6 +92,22 @@ def read_rows(path: Path, required: Mapping[str, type | tuple[type, ...]]) -> li
     return sorted(rows.values(), key=lambda row: row["epoch"])
 
 
+def read_judgements(folder: Path) -> list[Row]:
+    """Return what was decided about the suspicious samples of a run in its last epoch."""
+    number = (int, float)
+    required: dict[str, Any] = {"epoch": int, "sample": int, "user": int, "title": str, "kept": bool}
+    rows = read_rows(folder / "judgements.jsonl", required | {"score": (*number, type(None))})
+    # Of a run that was resumed with another number of processes, older files may lie beside the last ones.
+    return [row for row in rows if row["epoch"] == rows[-1]["epoch"]]
+
+
+def read_preferences(folder: Path) -> list[Row]:
+    """Return how the preferences of a run came to be."""
+    rows = read_rows(folder / "preferences.jsonl", {"epoch": int, "user": int, "cause": str})
+    texts = ("before", "after")
+    return [row for row in rows if all(isinstance(row.get(name, ""), str) for name in texts)]
+
+
 def read_audit(folder: Path) -> dict[str, np.ndarray] | None:
     """Return what ``NoiseAudit`` wrote: the ``kind`` and the ``status`` of each sample, of all processes together.
 
@@ -118,6 +137,16 @@ def read_audit(folder: Path) -> dict[str, np.ndarray] | None:
             warnings.warn(f"{file} cannot be read, so nothing is shown of the audit: {error}.", stacklevel=2)
             return None
     return together
+
+
+def kinds(audit: np.ndarray) -> tuple[str, ...]:
+    """Return the names of the kinds 0, 1 and 2.
+
+    Args:
+        audit: The kind of each sample. Data that only knows which samples are noise has no hard ones; what is not noise
+            is then not called easy.
+    """
+    return KINDS if (audit == 1).any() else ("not noise", *KINDS[1:])
 
 
 def _read_arrays(file: Path) -> dict[str, np.ndarray]:

@@ -92,6 +92,7 @@ class Explorer {
     this.page = 0;
     this.rowsByCode = new Map();
     this.build();
+    this.sort();
     this.refresh();
   }
 
@@ -359,19 +360,24 @@ class Explorer {
     const panel = make("div", { class: "panel" });
     const facts = make("div");
     for (const column of this.spec.columns) {
-      if (column.kind !== "coded" || !column.entries.fields) continue;
+      const { texts, ids, fields } = column.entries ?? {};
+      if (!ids && !fields) continue;
       const code = column.codes[row];
       const list = make("dl");
-      const { ids, fields } = column.entries;
-      for (const [name, text] of [[`${column.name} id`, (ids ?? column.entries.texts)[code]], ...fields[code]]) {
+      const title = ids && !fields ? [["title", texts[code]]] : []; // otherwise it is one of the fields
+      for (const [name, text] of [[`${column.name} id`, (ids ?? texts)[code]], ...title, ...(fields?.[code] ?? [])]) {
         list.append(make("dt", {}, isolated(name)), make("dd", {}, make("bdi", {}, printableLines(text))));
       }
       facts.append(make("h3", {}, column.label), list);
       if (!column.link) facts.append(make("p", {}, make("button", { type: "button", class: "plain", onclick: () => this.showOnly(column, code) }, `Show all rows of this ${column.name}`)));
     }
-    const rest = this.spec.columns.filter((column) => column.kind !== "coded" && (column.minor || column.hidden));
+    const whole = (column) => column.kind === "coded" && !column.link && !column.tones && !column.entries.ids && !column.entries.fields;
+    const rest = this.spec.columns.filter((column) => whole(column) || column.minor || column.hidden);
     const list = make("dl");
-    for (const column of rest) list.append(make("dt", {}, column.label), make("dd", {}, this.cell(column, row) || "none"));
+    for (const column of rest) {
+      const text = whole(column) ? printableLines(column.entries.texts[column.codes[row]]) : this.cell(column, row);
+      list.append(make("dt", {}, column.label), make("dd", {}, make("bdi", {}, text || "none")));
+    }
     if (rest.length) facts.append(make("h3", {}, "This row"), list);
     panel.append(facts, this.others(row));
     return make("tr", { class: "details" }, make("td", { colspan: columns.length + 2 }, panel));
