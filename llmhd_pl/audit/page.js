@@ -31,7 +31,7 @@ function escaped(character) {
 }
 
 function printable(text) {
-  return String(text).replace(/[^\S\u00a0\ufeff]+/gu, " ").replace(UNPRINTABLE, escaped).trim();
+  return String(text).replace(/(?:(?![\u00a0\ufeff])[\s\x1c-\x1f\x85])+/gu, " ").replace(UNPRINTABLE, escaped).trim();
 }
 
 function printableLines(text) {
@@ -512,6 +512,7 @@ function main() {
     ...explorers.map((explorer) => explorer.section),
     make("footer", {}, "Everything that this page shows is in this one file. It loads nothing and sends nothing. "
       + "Characters that cannot be seen are written as \\x00 or \\u200b, long texts are cut."));
+  return explorers;
 }
 
-main();
+const explorers = main();
