@@ -32,7 +32,8 @@ JUDGEMENTS = [
 ]
 PREFERENCES: list[dict[str, Any]] = [
     {"epoch": 0, "user": 7, "cause": "summary", "after": "Likes boats."},
-    {"epoch": 1, "user": 7, "cause": "revision", "disliked": ["Knots"], "before": "Likes boats.", "after": "Hates knots."},
+    {"epoch": 1, "user": 7, "cause": "revision", "disliked": ["Knots"], "before": "Likes boats.",
+     "after": "Hates knots."},
 ]  # fmt: skip
 
 
@@ -132,7 +133,7 @@ def test_of_two_empty_folders_it_says_that_there_is_nothing(browser: Any, tmp_pa
 
 
 def test_hostile_texts_are_shown_and_never_run(browser: Any, runs: tuple[Path, Path]) -> None:
-    hostile = [*TITLES, "</script><script>alert(1)</script>", "<img src=x onerror=alert(2)>"]
+    hostile = ["<img src=x onerror=alert(2)>", "</script><script>alert(1)</script>", *reversed(TITLES)]
     for name in ("judgements", "preferences"):
         path = runs[1] / f"{name}.jsonl"
         rows = [json.loads(line) for line in path.read_text().splitlines()]
@@ -151,6 +152,7 @@ def test_hostile_texts_are_shown_and_never_run(browser: Any, runs: tuple[Path, P
         assert not seen.page.locator("img, b, main i").count()
         seen.page.get_by_label("Search").first.fill("onerror")
         seen.page.wait_for_timeout(200)
+        seen.page.locator(".open button").first.click()
         assert set(seen.column("item")) == {"<img src=x onerror=alert(2)>"}
 
 
