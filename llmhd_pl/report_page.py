@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from llmhd_pl.audit.html import coded, cut_fields, number, write_html
+from llmhd_pl.audit.html import MOST_ROWS, coded, cut_fields, number, write_html
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
 from llmhd_pl.run_files import KINDS, Row, kinds, read_audit, read_judgements, read_preferences, read_test
 
@@ -33,7 +33,7 @@ def write_report_page(path: Path, without: Path, with_: Path, warnings: Sequence
     missing = [f"{folder / 'metrics.csv'} has no test metrics." for folder, metrics in tested if not metrics]
     dropped = sum(not row["kept"] for row in judgements)
     facts = [
-        ("Judged in the last epoch", f"{len(judgements):,}"),
+        ("Suspicious samples", f"{len(judgements):,}"),
         ("Kept", f"{len(judgements) - dropped:,}"),
         ("Dropped", f"{dropped:,}"),
         ("Revised preferences", f"{sum(row['cause'] == 'revision' for row in preferences):,}"),
@@ -100,6 +100,10 @@ def _dropped(audit: dict[str, np.ndarray]) -> dict[str, Any]:
 
 def _judgements(rows: Sequence[Row], preferences: Sequence[Row], audit: dict[str, np.ndarray] | None) -> dict[str, Any]:
     """The suspicious samples of the last epoch: what the judge was told, what it answered, what was decided."""
+    note = "What the judge was asked about, what it answered, and what was decided."
+    if len(rows) > MOST_ROWS:
+        note = f"Only the {MOST_ROWS:,} with the lowest scores of all {len(rows):,} samples are on this page. {note}"
+        rows = sorted(rows, key=lambda row: (row["score"] is None, row["score"]))[:MOST_ROWS]
     last = {row["user"]: row.get("after", "") for row in preferences}
     users, user_codes = _entries([(str(row.get("user_id", row["user"])), row["user"]) for row in rows])
     items, item_codes = _entries([(row["title"], str(row.get("item_id", row.get("item", "")))) for row in rows])
@@ -127,7 +131,7 @@ def _judgements(rows: Sequence[Row], preferences: Sequence[Row], audit: dict[str
         columns.append(coded("truth", "Truth", "truths", known, csv=[("truth", "texts")], filters=[choice]))
     return {
         "title": "Suspicious samples of the last epoch",
-        "note": "What the judge was asked about, what it answered, and what was decided.",
+        "note": note,
         "rows": "samples",
         "nothing": "The run has judged nothing, or has left no judgements.jsonl.",
         "placeholder": "Title, user, item or preference",

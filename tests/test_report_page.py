@@ -12,7 +12,7 @@ import pytest
 from browsers import chromium, visit
 from titles import TITLES
 
-from llmhd_pl import report
+from llmhd_pl import report, report_page
 from llmhd_pl.denoising.store import CLEAN, HARD, NOISE
 from llmhd_pl.files import json_text
 from llmhd_pl.report_page import write_report_page
@@ -70,7 +70,7 @@ def test_it_shows_what_was_gained_dropped_judged_and_preferred(
         assert seen.column("decision") == ["dropped", "dropped", "kept", "dropped"]
         assert seen.column("truth") == ["noise", "unknown", "hard", "easy"]
         preferences = seen.page.locator("section").last
-        assert preferences.locator("td.before").all_inner_texts() == ["Likes boats.", "(empty)"]
+        assert preferences.locator("td.before").all_inner_texts() == ["Likes boats.", "\N{EN DASH}"]
         assert preferences.locator("td.cause").all_inner_texts() == ["revision; disliked: Knots", "summary"]
         assert preferences.locator("td.after").all_inner_texts() == ["Hates knots.", "Likes boats."]
 
@@ -96,6 +96,18 @@ def test_the_samples_can_be_filtered_opened_and_exported(browser: Any, runs: tup
             {"user_id": "bob", "item_id": "b1", "title": "Knots", "score": "3", "decision": "dropped"}
             | {"truth": "unknown"}
         ]
+
+
+def test_of_many_samples_those_with_the_lowest_scores_are_on_the_page(
+    runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report_page, "MOST_ROWS", 2)
+    write_report_page(runs[1] / "report.html", *runs)
+    found = re.search(r'id="data">(.*?)</script>', (runs[1] / "report.html").read_text(), re.DOTALL)
+    assert found is not None
+    samples = json.loads(found[1])["explorers"][0]
+    assert samples["columns"][2]["values"] == [2.5, 3.0]
+    assert samples["note"].startswith("Only the 2 with the lowest scores of all 4 samples are on this page.")
 
 
 def test_search_finds_a_user_by_what_was_told_of_them(browser: Any, runs: tuple[Path, Path]) -> None:

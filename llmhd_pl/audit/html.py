@@ -18,6 +18,8 @@ from llmhd_pl.files import storable, whole_file
 
 NO_BREAK = "\N{NO-BREAK SPACE}"
 """Stands before a percent sign."""
+MOST_ROWS = 200_000
+"""The rows of an explorer; a browser searches that many while one types."""
 _MOST_TEXT = 40_000_000  # characters of texts on one page
 
 

@@ -101,7 +101,7 @@ class Explorer {
   text(column, row) {
     const text = printable(column.entries.texts[column.codes[row]]);
     if (text) return text;
-    return column.entries.ids ? `(no title) ${printable(column.entries.ids[column.codes[row]])}` : "(empty)";
+    return column.entries.ids ? `(no title) ${printable(column.entries.ids[column.codes[row]])}` : "\u2013";
   }
 
   cell(column, row) {
@@ -311,7 +311,7 @@ class Explorer {
     this.download.textContent = `Export ${count(this.selectedCount)} selected (CSV)`;
     this.chips.replaceChildren(...[...this.only].map(([name, code]) => {
       const column = this.columns.get(name);
-      const text = printable(column.entries.texts[code]) || printable(column.entries.ids?.[code] ?? "(empty)");
+      const text = printable(column.entries.texts[code]) || printable(column.entries.ids?.[code] ?? "\u2013");
       return make("button", { type: "button", class: "chip", onclick: () => { this.only.delete(name); this.refresh(); } },
         `Only ${column.label.toLowerCase()} `, make("bdi", {}, text.slice(0, 200)), " \u2715", unseen(" (remove)"));
     }));

@@ -10,12 +10,10 @@ from typing import Any
 import numpy as np
 
 from llmhd_pl.audit.findings import Audit, Share
-from llmhd_pl.audit.html import NO_BREAK, coded, cut_fields, number, percent, write_html
+from llmhd_pl.audit.html import MOST_ROWS, NO_BREAK, coded, cut_fields, number, percent, write_html
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.llm.texts import item_title
 
-MOST_ROWS = 200_000
-"""Interactions on one page; a browser still searches that many while one types."""
 _BINS = 20
 
 
