@@ -103,7 +103,7 @@ def _judgements(rows: Sequence[Row], preferences: Sequence[Row], audit: dict[str
     note = "What the judge was asked about, what it answered, and what was decided."
     if len(rows) > MOST_ROWS:
         note = f"Only the {MOST_ROWS:,} with the lowest scores of all {len(rows):,} samples are on this page. {note}"
-        rows = sorted(rows, key=lambda row: (row["score"] is None, row["score"]))[:MOST_ROWS]
+        rows = sorted(rows, key=lambda row: (row["score"] is None, row["score"] or 0))[:MOST_ROWS]
     last = {row["user"]: row.get("after", "") for row in preferences}
     users, user_codes = _entries([(str(row.get("user_id", row["user"])), row["user"]) for row in rows])
     items, item_codes = _entries([(row["title"], str(row.get("item_id", row.get("item", "")))) for row in rows])
@@ -150,6 +150,10 @@ def _judgements(rows: Sequence[Row], preferences: Sequence[Row], audit: dict[str
 
 def _preferences(rows: Sequence[Row]) -> dict[str, Any]:
     """How the preferences came to be: what they were, why they were revised, and what they became."""
+    note = "What the judge knew of each user, from the first summary to the last revision."
+    if len(rows) > MOST_ROWS:
+        note = f"Only the last {MOST_ROWS:,} of all {len(rows):,} preferences are on this page. {note}"
+        rows = rows[-MOST_ROWS:]
     columns, tables = [number("epoch", "Epoch", [row["epoch"] for row in rows])], {}
     for name, label, texts in (
         ("user", "User", [str(row["user"]) for row in rows]),
@@ -162,7 +166,7 @@ def _preferences(rows: Sequence[Row]) -> dict[str, Any]:
         tables[name] = {"texts": distinct}
     return {
         "title": "Preferences",
-        "note": "What the judge knew of each user, from the first summary to the last revision.",
+        "note": note,
         "rows": "preferences",
         "nothing": "The run has summarised no preferences, or has left no preferences.jsonl.",
         "placeholder": "User or text",

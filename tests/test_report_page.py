@@ -101,13 +101,19 @@ def test_the_samples_can_be_filtered_opened_and_exported(browser: Any, runs: tup
 def test_of_many_samples_those_with_the_lowest_scores_are_on_the_page(
     runs: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    with (runs[1] / "judgements.jsonl").open("a") as file:  # a second one without a score
+        file.write(json.dumps(JUDGEMENTS[2] | {"sample": 3, "kept": True}) + "\n")
+    with (runs[1] / "preferences.jsonl").open("a") as file:
+        file.write(json.dumps({"epoch": 3, "user": 8, "cause": "summary", "after": "Likes sails."}) + "\n")
     monkeypatch.setattr(report_page, "MOST_ROWS", 2)
     write_report_page(runs[1] / "report.html", *runs)
     found = re.search(r'id="data">(.*?)</script>', (runs[1] / "report.html").read_text(), re.DOTALL)
     assert found is not None
-    samples = json.loads(found[1])["explorers"][0]
+    samples, preferences = json.loads(found[1])["explorers"]
     assert samples["columns"][2]["values"] == [2.5, 3.0]
-    assert samples["note"].startswith("Only the 2 with the lowest scores of all 4 samples are on this page.")
+    assert samples["note"].startswith("Only the 2 with the lowest scores of all 5 samples are on this page.")
+    assert preferences["columns"][0]["values"] == [1, 3]
+    assert preferences["note"].startswith("Only the last 2 of all 3 preferences are on this page.")
 
 
 def test_search_finds_a_user_by_what_was_told_of_them(browser: Any, runs: tuple[Path, Path]) -> None:
