@@ -67,6 +67,9 @@ def test_it_shows_what_was_gained_dropped_judged_and_preferred(
         ]
         assert seen.column("item") == ["Knots", "Knots", "Masts", "Sails"]  # the lowest score first, none last
         assert seen.column("user") == ["anna", "bob", "anna", "bob"]
+        seen.page.get_by_role("button", name="Score", exact=True).click()
+        assert seen.column("score") == ["9.0", "3.0", "2.5", ""]
+        seen.page.get_by_role("button", name="Score", exact=True).click()
         assert seen.column("decision") == ["dropped", "dropped", "kept", "dropped"]
         assert seen.column("truth") == ["noise", "unknown", "hard", "easy"]
         preferences = seen.page.locator("section").last

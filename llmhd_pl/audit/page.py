@@ -115,7 +115,7 @@ def _histogram(audit: Audit) -> dict[str, Any]:
     share = audit.share
     known = not np.isnan([share.share, share.low, share.high]).any()
     chance, low, high = (
-        round(part * int(counts.sum()) / _BINS, 2) if known else None for part in (share.share, share.low, share.high)
+        round(part * int(counts.sum()) / _BINS, 4) if known else None for part in (share.share, share.low, share.high)
     )
     return {
         "title": "How well the items fit",
