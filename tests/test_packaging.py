@@ -60,6 +60,7 @@ def test_the_wheel_holds_all_packages_and_no_other_top_level_name(wheel: Path) -
     for package in ("", "backbones/", "callbacks/", "compare/", "datamodules/", "denoising/", "judge/", "llm/"):
         assert f"llmhd_pl/{package}__init__.py" in names
     assert {"llmhd_pl/py.typed", "llmhd_pl/llm/templates/books.toml", "llmhd_pl/configs/quickstart.yaml"} <= names
+    assert {f"llmhd_pl/audit/page.{kind}" for kind in ("py", "html", "css", "js")} <= names
     tracked = {
         f"llmhd_pl/{path.relative_to(REPOSITORY)}"
         for folder, kind in zip(FOLDERS, ("*.py", "*.py", "*.yaml"), strict=True)
