@@ -1,11 +1,12 @@
 """VariancePruning: the noise set by loss, and the candidates in it by variance (docs/paper.md, sections 1 and 2)."""
 
 import warnings
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from pytorch_lightning import LightningModule, Trainer
 
+from llmhd_pl.callbacks.audited_rate import audited_rate
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback
 from llmhd_pl.callbacks.ramps import RateOf, check_ramp, ramp_length, warn_of_slow_ramp
 from llmhd_pl.denoising.epoch import Epoch
@@ -24,7 +25,9 @@ class VariancePruning(EpochEndCallback):
 
     Args:
         max_drop_rate: The largest fraction of the samples in the noise set; eps_l_max in the paper. With the pointwise
-            objective, sampled items that are drawn anew (``SampleStore.selectable``) are never in it.
+            objective, sampled items that are drawn anew (``SampleStore.selectable``) are never in it. "auto" asks the
+            judge of ``LLMSampleScorer`` before the first epoch which share of the interactions came about by chance
+            (``llmhd_pl.audit``); if it cannot tell, nothing is dropped, with a warning.
         ramp_iterations: The number of optimiser steps until the drop rate reaches its maximum; alpha in the paper. The
             thresholds of the rules take as long.
         candidate_fraction: The fraction of the noise set that becomes candidates; eps_v in the paper.
@@ -34,30 +37,60 @@ class VariancePruning(EpochEndCallback):
             data of any size.
         rate_of: What the drop rate is a fraction of. With the pointwise objective "samples" counts observed and sampled
             items alike, and "interactions" the observed items alone. With the pairwise one they are the same.
+        false_discoveries: With "auto", drop only so much that at most this share of it is expected to fit its user
+            after all. None drops as much as came about by chance.
 
     Raises:
         ValueError: If an argument is out of its range.
-        RuntimeError: If there is no ``SampleRecorder`` before it.
+        RuntimeError: If there is no ``SampleRecorder`` before it, or, with "auto", no ``LLMSampleScorer``.
     """
 
     def __init__(
         self,
-        max_drop_rate: float = 0.1,
+        max_drop_rate: float | Literal["auto"] = 0.1,
         ramp_iterations: int = 10_000,
         candidate_fraction: float = 0.5,
         candidates: Candidates = "variance",
         seed: int = 0,
         ramp_epochs: int | None = None,
         rate_of: RateOf = "samples",
+        false_discoveries: float | None = None,
     ) -> None:
-        check_ramp(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
+        self.auto = max_drop_rate == "auto"
+        rate = 0.0 if max_drop_rate == "auto" else max_drop_rate
+        check_ramp(rate, ramp_iterations, ramp_epochs, rate_of)
+        if false_discoveries is not None and not (self.auto and 0 <= false_discoveries <= 1):
+            raise ValueError(
+                f"false_discoveries is {false_discoveries}; it is a share, from 0 to 1, for max_drop_rate='auto'."
+            )
+        if self.auto and rate_of != "interactions":
+            raise ValueError("max_drop_rate='auto' is a share of the interactions: set rate_of='interactions'.")
         if not 0 <= candidate_fraction <= 1:
             raise ValueError(f"candidate_fraction is {candidate_fraction}; it is a fraction, from 0 to 1.")
         if candidates not in get_args(Candidates):
             raise ValueError(f"candidates is {candidates!r}; it must be 'variance' or 'random'.")
-        self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
+        self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = rate, ramp_iterations, ramp_epochs
+        self.false_discoveries, self._audited = false_discoveries, False
         self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
         self.rate_of: RateOf = rate_of
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """With "auto", find the drop rate, unless a checkpoint has brought it; one process asks for all."""
+        if not self.auto or self._audited:
+            return
+        rate = 0.0
+        if trainer.global_rank == 0:
+            rate = audited_rate(trainer, self, self.recorder, self.false_discoveries)
+        self.max_drop_rate, self._audited = trainer.strategy.broadcast(rate), True
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the drop rate that was found."""
+        return {"max_drop_rate": self.max_drop_rate} if self._audited else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the drop rate that was found."""
+        if self.auto and state_dict:
+            self.max_drop_rate, self._audited = state_dict["max_drop_rate"], True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a run that is too short for the drop rate."""

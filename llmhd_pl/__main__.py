@@ -6,7 +6,7 @@ from importlib import import_module
 
 import llmhd_pl
 
-COMMANDS = ("compare", "judge", "quickstart", "report")
+COMMANDS = ("audit", "compare", "judge", "quickstart", "report")
 """The commands that are modules of this package; all others are those of ``llmhd_pl.cli``."""
 
 

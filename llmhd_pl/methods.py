@@ -6,7 +6,7 @@ line. The callbacks are public too, for those who compose a method of their own.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.callbacks import Callback
 
@@ -117,8 +117,9 @@ class LLMHD(LossDropping):
             ``CascadeScorer`` or one of yours.
         rule: "joint" (loss and score decide together), "paper" (as printed) or "consistent" (a suspicious sample is
             kept if its item fits the user).
-        drop_rate: The share of the *observed interactions* to drop, with either objective. Set it to the share of
-            mistakes that you expect: the rule "joint" drops that much once the ramp is done, the others at most.
+        drop_rate: The share of the *observed interactions* to drop, with either objective: the rule "joint" drops that
+            much once the ramp is done, the others at most. "auto" lets the judge estimate before the first epoch which
+            share came about by chance (``llmhd audit``), and drops nothing, with a warning, if it cannot tell.
         ramp_epochs: The number of epochs until the drop rate reaches it.
         ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``; the paper's alpha.
         candidate_fraction: The share of the suspicious samples that become candidates; the paper's eps_v.
@@ -136,13 +137,15 @@ class LLMHD(LossDropping):
         users: The user of each training sample.
         items: The observed item of each training sample.
         texts: The text fields of every item, by its number; None takes them from the trainer's data module.
+        false_discoveries: With ``drop_rate="auto"``, the largest share of what is dropped that may be expected to fit
+            its user after all. None drops as much as came about by chance.
     """
 
     def __init__(
         self,
         scorer: Scorer,
         rule: Rule = "joint",
-        drop_rate: float = 0.2,
+        drop_rate: float | Literal["auto"] = 0.2,
         ramp_epochs: int = 10,
         ramp_iterations: int | None = None,
         candidate_fraction: float = 0.5,
@@ -163,12 +166,24 @@ class LLMHD(LossDropping):
         sample_key: Key = "sample",
         keep: int | None = None,
         decide_every: int | None = None,
+        false_discoveries: float | None = None,
     ) -> None:
         super().__init__(
-            *(drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items),
+            *(
+                0.0 if drop_rate == "auto" else drop_rate,
+                ramp_epochs,
+                ramp_iterations,
+                graph_patience,
+                audit,
+                window,
+                weight_key,
+                users,
+                items,
+            ),
             *(labels, noise, sample_key, keep, decide_every),
         )
         check_scorer(scorer)
+        self.max_drop_rate, self.false_discoveries = drop_rate, false_discoveries
         if scored is None:
             scored = "all" if rule == "joint" and scorer.usage is None else "candidates"
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
@@ -178,7 +193,8 @@ class LLMHD(LossDropping):
     def callbacks(self) -> list[Callback]:
         """Return the recorder, the pruning, the judge, and what comes after them."""
         pruning = VariancePruning(
-            self.drop_rate,
+            self.max_drop_rate,
+            false_discoveries=self.false_discoveries,
             candidate_fraction=self.candidate_fraction,
             candidates=self.candidates,
             rate_of="interactions",

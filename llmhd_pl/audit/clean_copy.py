@@ -143,7 +143,7 @@ def _write_suspicious(path: Path, audit: Audit, data: Interactions) -> None:
     order = judged[np.lexsort((-audit.p_values[judged], -audit.chance[judged]))]
     users, items = _texts(data.user_names), _texts(data.item_names)
     titles = pa.array(
-        [None if (title := item_title(fields)) is None else storable(title) for fields in data.items], pa.string()
+        [storable(title) if (title := item_title(fields, "")) else None for fields in data.items], pa.string()
     )
     schema = pa.schema(
         [

@@ -122,7 +122,8 @@ class _Asking:
         self._preferences: dict[int, Any] = {}
 
     def _key(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-        return users * len(self._items) + numbers
+        keys: np.ndarray = users * len(self._items) + numbers
+        return keys
 
     def folds(self) -> Iterator[np.ndarray]:
         """Prepare the judge for each fold, and yield whether each user is in it, bool [users]."""

@@ -19,6 +19,9 @@ RIGHT = (0.01, 0.05, 0.1, 0.2, 0.5)
 BOUNDS = (1, 3, 6, 11, 21, 51, 101, 501)
 """The lowest numbers of interactions of the groups by popularity and activity."""
 
+FEWEST = 50
+"""The fewest interactions of a group that is shown."""
+
 
 def audit(
     scorer: Scorer,
@@ -119,7 +122,7 @@ def _groups(users: np.ndarray, numbers: np.ndarray, there: np.ndarray) -> tuple[
         count = np.bincount(values)[values][there]
         for low, after in zip(BOUNDS, (*BOUNDS[1:], np.inf), strict=True):
             mask = (count >= low) & (count < after)
-            if mask.any():
+            if mask.sum() >= FEWEST:
                 masks.append(mask)
                 names.append(f"{what} with {_range(low, after)} interactions")
     return np.stack(masks, axis=1), names

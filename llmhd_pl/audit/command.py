@@ -1,0 +1,134 @@
+"""The command ``llmhd audit``: arguments, tables, the page and the clean copy."""
+
+import sys
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
+from pytorch_lightning import seed_everything
+from pytorch_lightning.cli import LightningArgumentParser
+from rich.console import Console
+from rich.table import Table
+
+import llmhd_pl.audit
+from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
+from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.measure import audit, suspicious
+from llmhd_pl.audit.page import write_page
+from llmhd_pl.cli import CALLBACKS, with_bundled_configs
+from llmhd_pl.datamodules import InteractionDataModule
+from llmhd_pl.llm.scorer import Scorer
+from llmhd_pl.terminal import shown
+
+# What a configuration of a fit says besides, which means nothing to an audit.
+_OF_FIT = (*CALLBACKS, "optimizer", "lr_scheduler", "ckpt_path", "weights_only", "model", "denoising", "trainer")
+
+
+def parser() -> LightningArgumentParser:
+    """Return the parser: the data and the judge of ``llmhd fit``, and what to write."""
+    found = LightningArgumentParser(prog="llmhd audit", description=llmhd_pl.audit.__doc__)
+    found.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
+    found.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the draws")
+    found.add_subclass_arguments(InteractionDataModule, "data", required=True)
+    found.add_subclass_arguments(Scorer, "scorer", required=True, help="the judge")
+    found.add_argument("--sample", type=int | None, default=None, help="ask about so many interactions only")
+    found.add_argument("--references", type=int | None, default=None, help="the other users for each interaction")
+    found.add_argument("--page", type=str | None, default="audit.html", help="write the page to this file")
+    found.add_argument("--out", type=str | None, default=None, help="write a clean copy of the data to this new folder")
+    found.add_argument(
+        "--drop",
+        type=float | None,
+        default=None,
+        help="in the copy, leave out what is suspicious, so much that at most this share of it is expected to fit its "
+        "user; by default everything stays, with weights",
+    )
+    for name in _OF_FIT:
+        found.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
+    found.link_arguments("seed_everything", "data.init_args.seed")
+    return found
+
+
+def run(arguments: Sequence[str] | None = None) -> None:
+    """Audit interactions, and show what was found.
+
+    Args:
+        arguments: The arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: If the arguments are wrong, the data or the folder cannot serve, or interactions are to be dropped
+            by a judge that cannot tell.
+    """
+    reading = parser()
+    config = reading.parse_args(with_bundled_configs(sys.argv[1:] if arguments is None else arguments))
+    for name in ("sample", "references"):
+        if config[name] is not None and config[name] < 1:
+            reading.error(f"--{name} is {config[name]}; it must be at least 1.")
+    if config.drop is not None and not 0 <= config.drop <= 1:
+        reading.error(f"--drop is {config.drop}; it is a share, from 0 to 1.")
+    if config.drop is not None and config.out is None:
+        reading.error("--drop is about the clean copy: give --out too, the folder to write it to.")
+    seed_everything(config.seed_everything, verbose=False)
+    # jsonargparse calls it so from 4.49 on.
+    made = (getattr(reading, "instantiate", None) or reading.instantiate_classes)(config)
+    data, console = made.data, Console()
+    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        if config.out is not None:
+            check_folder(Path(config.out), data, weights=config.drop is None)
+        data.setup("fit")
+        inter = data.interactions
+        users, items = data.train_users.numpy(), data.train_items.numpy()
+        seed = config.seed_everything
+        found = audit(made.scorer, inter.items, users, items, inter.name, config.sample, config.references, seed)
+    except (ValueError, OSError) as error:
+        reading.error(str(error))
+    show(console, found)
+    if config.page is not None:
+        write_page(Path(config.page), found, inter)
+        console.print(shown(f"Page: {config.page}"))
+    if config.out is not None:
+        if config.drop is not None and not found.can_tell:
+            reading.error(
+                "this judge cannot tell, so nothing is left out by it. Give --out without --drop for a copy with "
+                "weights, or another --scorer."
+            )
+        try:
+            written = write_clean_copy(
+                Path(config.out), found, data, None if config.drop is None else suspicious(found, config.drop)
+            )
+        except (ValueError, OSError) as error:
+            reading.error(str(error))
+        console.print(shown(f"Clean copy: {', '.join(map(str, written))}"))
+
+
+def show(console: Console, found: Audit) -> None:
+    """Print what was found.
+
+    Args:
+        console: Where to print.
+        found: The audit.
+    """
+    share = found.share
+    console.print(
+        shown(
+            f"{found.data}: {share.size:,} of {len(found.users):,} interactions judged by {found.scorer}. By chance: "
+            f"{_percent(share)}. It prefers their users to others {found.auc:.1%} of the time."
+        )
+    )
+    for sentence in found.advice:
+        console.print(shown(sentence))
+    table = Table("group", "interactions", "by chance (95 % interval)", title="By popularity and activity")
+    for group in found.groups:
+        table.add_row(group.name, f"{group.size:,}", _percent(group))
+    console.print(table)
+    table = Table("p-value above", "drops", "of which fit their user after all", title="What dropping would do")
+    for cut in found.cuts:
+        table.add_row(f"{cut.above:.3f}", f"{cut.dropped:,}", f"{cut.right:.0%}")
+    console.print(table)
+
+
+def _percent(share: Share) -> str:
+    return f"{share.share:.1%} ({share.low:.1%} to {share.high:.1%})"
