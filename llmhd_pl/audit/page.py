@@ -156,7 +156,8 @@ def _tables(audit: Audit) -> list[dict[str, Any]]:
             {
                 "title": "What to drop",
                 "note": "If all interactions with a p-value above a bound are dropped: how many, and the share of them "
-                "that is expected to fit their user after all. Right visits that are untypical of their user come on top.",
+                "that is expected to fit their user after all. Right visits that are untypical of their user come on "
+                "top.",
                 "columns": ["p-value above", "Dropped", "Of these fit", "In words"],
                 "numbers": [0, 1, 2],
                 "minor": [3],
