@@ -1,0 +1,167 @@
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from llmhd_pl import LexicalScorer, SyntheticCatalog
+from llmhd_pl.audit import audit, suspicious
+from llmhd_pl.audit.judging import FOLDS, judge
+from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.scorer import Preference, Scorer
+
+RNG = np.random.default_rng(0)
+USERS, ITEMS, EACH = 400, 200, 15
+TASTE = np.arange(USERS) % 4
+TOPIC = np.arange(ITEMS) % 4
+TEXTS = [{"title": f"book {item}", "topic": "abcd"[item % 4]} for item in range(ITEMS)]
+
+
+def interactions(planted: float) -> tuple[np.ndarray, np.ndarray]:
+    """Users take items of their topic, but for the planted share, which may be any item; distinct pairs, shuffled."""
+    rng = np.random.default_rng(1)
+    pairs = set()
+    noise = set()
+    for user in range(USERS):
+        for _ in range(EACH):
+            if rng.random() < planted:
+                pair = (user, int(rng.integers(ITEMS)))
+                noise.add(pair)
+            else:
+                pair = (user, int(rng.choice(np.flatnonzero(TOPIC == TASTE[user]))))
+            pairs.add(pair)
+    table = np.array(sorted(pairs))
+    return table[rng.permutation(len(table))], np.array([pair in noise for pair in sorted(pairs)])
+
+
+class Knowing(Scorer):
+    """Knows every taste, or nothing; remembers what it was asked and told."""
+
+    def __init__(self, knows: bool = True, learns: bool = False, leaves_out: bool = True, costs: bool = False) -> None:
+        self.knows, self.learns, self.leaves_out = knows, learns, leaves_out
+        self.usage = Usage() if costs else None
+        self.prepared: list[set[tuple[int, int]]] = []
+        self.asked: list[tuple[int, int, int]] = []  # the round, the user, the item
+        self.told: dict[int, list[int]] = {}
+
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        self.prepared.append({(user, item) for user, item in pairs.tolist()})
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
+        self.told = {user: list(items) for user, items in histories.items()}
+        return {user: list(items) for user, items in histories.items()}
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        users, items = pairs.numpy().T
+        self.asked += [(len(self.prepared) - 1, user, item) for user, item in pairs.tolist()]
+        assert set(users.tolist()) <= set(preferences)
+        if not self.knows:
+            return torch.from_numpy(1 + 9 * RNG.random(len(users))).float()
+        fits = TASTE[users] == TOPIC[items]
+        return torch.from_numpy(np.where(fits, 8, 2) + RNG.random(len(users))).float()
+
+    def revise(self, *arguments: Any) -> dict[int, Preference]:
+        raise AssertionError("an audit revises nothing")
+
+
+@pytest.mark.parametrize("planted", [0.0, 0.2, 0.4])
+def test_a_judge_that_knows_finds_the_planted_share(planted: float) -> None:
+    pairs, _ = interactions(planted)
+    found = audit(Knowing(), TEXTS, *pairs.T, references=60)
+    # A random item is of the user's topic once in four times, and this is no noise to anybody.
+    fits = TASTE[pairs[:, 0]] == TOPIC[pairs[:, 1]]
+    assert found.share.share == pytest.approx((~fits).mean() / 0.75, abs=0.03)
+    assert found.share.low <= found.share.share <= found.share.high
+    assert (found.share.low == 0) is (planted in (0.0, 0.4))
+    assert found.can_tell is (planted < 0.4)  # the more noise, the less can be said of the judge
+    assert found.share.size == len(pairs)
+    dropped = suspicious(found, 0.1)
+    if planted:
+        assert found.chance[~fits].mean() > 0.8 > 0.2 > found.chance[fits].mean()
+        assert (~fits)[dropped].mean() > 0.85
+        assert dropped.sum() == next(cut.dropped for cut in found.cuts if cut.right <= 0.1 + 1e-6 and cut.right > 0.05)
+
+
+def test_a_judge_that_knows_nothing_cannot_tell() -> None:
+    found = audit(Knowing(knows=False), TEXTS, *interactions(0.1)[0].T)
+    assert not found.can_tell
+    assert found.auc == pytest.approx(0.5, abs=0.02)
+    assert found.share.low == 0
+    assert "cannot tell" in found.advice[0]
+    assert all(group.low == 0 for group in found.groups)
+
+
+def test_no_interaction_is_judged_by_what_has_learned_from_its_user_and_references_neither() -> None:
+    pairs, _ = interactions(0.1)
+    judging = Knowing(learns=True)
+    judged = judge(judging, TEXTS, pairs, references=3)
+    assert len(judging.prepared) == FOLDS
+    everything = {(user, item) for user, item in pairs.tolist()}
+    for learned in judging.prepared:
+        assert learned < everything
+    for fold, user, _ in judging.asked:
+        assert user not in {learner for learner, _ in judging.prepared[fold]}
+    assert not np.isnan(judged.scores).any()
+    observed = {(user, item) for _, user, item in judging.asked} & everything
+    assert observed == everything
+    assert len(judging.asked) == len(everything) + (~np.isnan(judged.references)).sum()  # none has the item
+
+
+def test_a_judge_that_does_not_leave_the_item_out_is_told_the_others_only() -> None:
+    pairs, _ = interactions(0.1)
+    judging = Knowing(leaves_out=False)
+    judged = judge(judging, TEXTS, pairs, references=3)
+    rows = np.flatnonzero(~np.isnan(judged.scores))
+    assert len(rows) == len(np.unique(pairs[rows, 0])) == USERS
+    for user, item in pairs[rows].tolist():
+        assert item not in judging.told[user]
+        assert len(judging.told[user]) == (pairs[:, 0] == user).sum() - 1
+
+
+def test_a_judge_that_counts_its_questions_is_asked_about_a_sample() -> None:
+    pairs, _ = interactions(0.1)
+    judging = Knowing(costs=True)
+    assert audit(judging, TEXTS, *pairs.T).share.size == 500
+    assert len(judging.asked) <= 500 * 5
+    assert audit(Knowing(), TEXTS, *pairs.T, sample=70).share.size == 70
+
+
+def test_references_are_about_as_active() -> None:
+    sizes = np.repeat([2, 40], [2000, 2000])
+    users = np.repeat(np.arange(4000), sizes)
+    items = np.concatenate([np.random.default_rng(user).permutation(ITEMS)[:size] for user, size in enumerate(sizes)])
+    judging = Knowing()
+    global TASTE
+    kept, TASTE = TASTE, np.zeros(4000, int)
+    try:
+        judge(judging, TEXTS, np.stack([users, items], axis=1), sample=200, references=5)
+    finally:
+        TASTE = kept
+    asked = np.array(judging.asked)[200:, 1]
+    observed = np.array(judging.asked)[:200, 1]
+    # In the middle the two kinds of users meet, within NEIGHBOURS.
+    assert (asked >= 2000).mean() == pytest.approx((observed >= 2000).mean(), abs=0.05)
+
+
+def test_the_same_seed_gives_the_same_audit_and_items_without_text_are_left_out() -> None:
+    data = SyntheticCatalog(100, 60, num_topics=5, noise_ratio=0.3)
+    data.setup("fit")
+    users, items = data.train_users.numpy(), data.train_items.numpy()
+    texts: list[dict[str, str]] = [{} if number < 10 else text for number, text in enumerate(data.interactions.items)]
+    first, second, other = (audit(LexicalScorer(), texts, users, items, seed=seed) for seed in (0, 0, 1))
+    assert np.array_equal(first.p_values, second.p_values, equal_nan=True)
+    assert not np.array_equal(first.p_values, other.p_values, equal_nan=True)
+    assert np.isnan(first.scores[items < 10]).all() and np.isnan(first.chance[items < 10]).all()
+    assert any("not judged" in sentence for sentence in first.advice)
+
+
+def test_what_cannot_be_audited_is_refused() -> None:
+    with pytest.raises(ValueError, match="no item texts"):
+        audit(Knowing(), [{}] * ITEMS, *interactions(0.1)[0].T)
+    with pytest.raises(TypeError, match="scorer is"):
+        audit("LexicalScorer", TEXTS, *interactions(0.1)[0].T)  # type: ignore[arg-type]
+    alone = np.arange(10)
+    with pytest.raises(ValueError, match="at least two items"):
+        audit(LexicalScorer(), TEXTS, np.zeros(10, int), alone)
