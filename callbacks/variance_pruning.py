@@ -74,6 +74,12 @@ class VariancePruning(EpochEndCallback):
         self.candidate_fraction, self.candidates, self.seed = candidate_fraction, candidates, seed
         self.rate_of: RateOf = rate_of
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the recorder; other interactions than those of the last fit are audited anew."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit" and not self.recorder.goes_on:
+            self._audited = False
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """With "auto", find the drop rate, unless a checkpoint has brought it; one process asks for all."""
         if not self.auto or self._audited:

@@ -30,7 +30,7 @@ def interactions(planted: float) -> tuple[np.ndarray, np.ndarray]:
                 pair = (user, int(rng.integers(ITEMS)))
                 noise.add(pair)
             else:
-                pair = (user, int(rng.choice(np.flatnonzero(TOPIC == TASTE[user]))))
+                pair = (user, int(rng.choice(np.flatnonzero(TASTE[user] == TOPIC))))
             pairs.add(pair)
     table = np.array(sorted(pairs))
     return table[rng.permutation(len(table))], np.array([pair in noise for pair in sorted(pairs)])

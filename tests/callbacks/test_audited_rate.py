@@ -1,0 +1,131 @@
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from small_fits import catalog, quiet
+from torch import Tensor
+
+from llmhd_pl import LLMHD, MF, LossDropping, SampleRecorder, SyntheticCatalog, VariancePruning
+from llmhd_pl.llm.scorer import Preference, Scorer
+
+
+class Sure(Scorer):
+    """Knows which training interactions are no noise, unless it is told to know nothing; counts what it is asked."""
+
+    learns, leaves_out = False, True
+
+    def __init__(self, data: SyntheticCatalog, knows: bool = True) -> None:
+        keys = data.train_users * data.num_items + data.train_items
+        self.right = keys[~data.noise_mask] if knows else keys[:0]
+        self.items, self.prepared = data.num_items, 0
+        self.generator = torch.Generator().manual_seed(0)
+
+    def prepare(self, items: Sequence[Mapping[str, str]], pairs: Tensor) -> None:
+        self.prepared += 1
+
+    def summarize(self, histories: Mapping[int, Sequence[int]]) -> dict[int, Preference]:
+        return {user: list(items) for user, items in histories.items()}
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        right = torch.isin(pairs[:, 0] * self.items + pairs[:, 1], self.right)
+        return torch.where(right, 9.0, 2.0) + torch.rand(len(pairs), generator=self.generator)
+
+    def revise(self, *arguments: Any) -> dict[int, Preference]:
+        return {}
+
+
+def shop() -> SyntheticCatalog:
+    return catalog(misclick_share=0.0, noise_ratio=0.25)
+
+
+def pruning(callbacks: Sequence[Any]) -> VariancePruning:
+    return next(callback for callback in callbacks if isinstance(callback, VariancePruning))
+
+
+def model(data: SyntheticCatalog, objective: str = "bpr") -> MF:
+    return MF(data.num_users, data.num_items, embedding_dim=4, objective=objective)
+
+
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_the_audit_sets_the_rate_and_so_much_is_dropped(tmp_path: Path, objective: str) -> None:
+    data = shop()
+    callbacks = list(LLMHD(Sure(data), drop_rate="auto", ramp_epochs=1, audit=True))
+    trainer = quiet(tmp_path, *callbacks, max_epochs=2)
+    trainer.fit(model(data, objective), data)
+    noise = data.noise_mask.double().mean().item()
+    rate = pruning(callbacks).max_drop_rate
+    assert rate == pytest.approx(noise, abs=0.1)
+    dropped = trainer.callback_metrics["denoise/dropped"].item()
+    assert dropped == round(rate * len(data.train_users))
+
+
+def test_with_a_bound_on_false_discoveries_less_is_dropped(tmp_path: Path) -> None:
+    data = shop()
+    rates = []
+    for right in (None, 0.01):
+        callbacks = list(LLMHD(Sure(data), drop_rate="auto", false_discoveries=right))
+        quiet(tmp_path, *callbacks).fit(model(data), data)
+        rates.append(pruning(callbacks).max_drop_rate)
+    assert 0 < rates[1] < rates[0]
+
+
+def test_a_judge_that_cannot_tell_drops_nothing_and_says_so(tmp_path: Path) -> None:
+    data = shop()
+    callbacks = list(LLMHD(Sure(data, knows=False), drop_rate="auto", ramp_epochs=1))
+    trainer = quiet(tmp_path, *callbacks, max_epochs=2)
+    with pytest.warns(UserWarning, match=r"drop rate is 0, .*cannot tell.*Give the drop rate as a number"):
+        trainer.fit(model(data), data)
+    assert pruning(callbacks).max_drop_rate == 0
+    assert trainer.callback_metrics["denoise/dropped"] == 0
+
+
+def test_a_run_that_is_resumed_keeps_its_rate_and_asks_no_more(tmp_path: Path) -> None:
+    data = shop()
+    first = list(LLMHD(Sure(data), drop_rate="auto"))
+    trainer = quiet(tmp_path, *first)
+    trainer.fit(model(data), data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    nothing = Sure(data, knows=False)
+    resumed = list(LLMHD(nothing, drop_rate="auto"))
+    quiet(tmp_path, *resumed, max_epochs=2).fit(model(data), data, ckpt_path=tmp_path / "last.ckpt")
+    assert pruning(resumed).max_drop_rate == pruning(first).max_drop_rate > 0
+    assert nothing.prepared == 1  # for the run itself
+
+
+def test_other_interactions_are_audited_anew(tmp_path: Path) -> None:
+    data, other = shop(), catalog(misclick_share=0.0, noise_ratio=0.6, seed=1)
+    judge = Sure(data)
+    callbacks = list(LLMHD(judge, drop_rate="auto"))
+    quiet(tmp_path, *callbacks).fit(model(data), data)
+    first = pruning(callbacks).max_drop_rate
+    judge.right = Sure(other).right
+    quiet(tmp_path, *callbacks).fit(model(other), other)
+    assert pruning(callbacks).max_drop_rate > first
+
+
+def test_auto_needs_a_judge(tmp_path: Path) -> None:
+    data = shop()
+    alone = [SampleRecorder(), VariancePruning("auto", rate_of="interactions")]
+    with pytest.raises(RuntimeError, match="VariancePruning with max_drop_rate='auto' needs a judge"):
+        quiet(tmp_path, *alone).fit(model(data), data)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_drop_rate": "auto"}, "set rate_of='interactions'"),
+        ({"max_drop_rate": 0.1, "false_discoveries": 0.1}, "false_discoveries is 0.1"),
+        ({"max_drop_rate": "auto", "rate_of": "interactions", "false_discoveries": 2.0}, "false_discoveries is 2.0"),
+    ],
+)
+def test_wrong_arguments_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        VariancePruning(**arguments)
+
+
+def test_loss_dropping_has_nobody_to_ask(tmp_path: Path) -> None:
+    data = shop()
+    with pytest.raises(RuntimeError, match="needs a judge"):
+        quiet(tmp_path, *LossDropping(drop_rate="auto")).fit(model(data), data)  # type: ignore[arg-type]
