@@ -44,7 +44,8 @@ _NOT_THE_RUN = (
 )
 _OTHERS = (
     "Further commands: 'llmhd quickstart' (a demonstration of one to three minutes), 'llmhd compare' (a grid of runs), "
-    "'llmhd audit' (how noisy is the data), 'llmhd judge' (is a judge worth it), 'llmhd report' (what denoising did), 'llmhd --version'."
+    "'llmhd audit' (how noisy is the data), 'llmhd judge' (is a judge worth it), 'llmhd report' (what denoising did), "
+    "'llmhd --version'."
 )
 
 

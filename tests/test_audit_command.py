@@ -1,5 +1,6 @@
 """``llmhd audit``, in this process, on a small book shop and on small files."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -122,3 +123,12 @@ def test_the_page_holds_every_judged_interaction() -> None:
     embedded = re.search(r'<script type="application/json"[^>]*>(.*?)</script>', page, re.DOTALL)
     assert embedded
     json.loads(embedded[1])
+
+
+def test_a_fit_on_files_of_your_own_lets_the_audit_set_the_rate() -> None:
+    folder = str(atomic(Path("shop")))
+    arguments = ["--config", "atomic", "--config", "methods/auto", "--data.data_dir", folder, "--trainer.max_epochs=2"]
+    command.main(["fit", *arguments, "--data.split_ratios", "[0.8, 0.1, 0.1]", "--denoising.ramp_epochs=1"])
+    with Path("runs/version_0/metrics.csv").open() as file:
+        rates = [float(row["denoise/drop_rate"]) for row in csv.DictReader(file) if row["denoise/drop_rate"]]
+    assert 0.05 < rates[-1] < 0.35  # a fifth is by chance, four of five of which are of another topic
