@@ -1,13 +1,13 @@
 """Study 5: does an audit find the share of noise that was planted?
 
-    python studies/audit.py --data-root data --model sentence-transformers/all-MiniLM-L6-v2
+    python studies/planted.py --data-root data --model sentence-transformers/all-MiniLM-L6-v2
 
 Plants 0, 5, 10, 20 and 40 % noise into the training split of four data sets, random pairs or active users on popular
 items, with three seeds, and audits each. The estimate is compared with what it should be: the planted share, and of the
 rest the share that is estimated where nothing was planted. No setting was chosen by these runs, but for the tail of
 ``llmhd_pl/audit/chance.py``, for which seed 0 with one kind of noise had been looked at.
 
-Every audit is a line of ``docs/studies/audit.jsonl``; what has been run is not run again. Prints the tables of
+Every audit is a line of ``docs/studies/planted.jsonl``; what has been run is not run again. Prints the tables of
 ``docs/results/audit.md``.
 """
 
@@ -25,7 +25,7 @@ import pandas as pd
 from llmhd_pl import AmazonBooks, AtomicFiles, EncoderScorer, InteractionDataModule, LexicalScorer, Scorer, Steam, Yelp
 from llmhd_pl.audit.measure import audit
 
-RECORDS = Path(__file__).parents[1] / "docs" / "studies" / "audit.jsonl"
+RECORDS = Path(__file__).parents[1] / "docs" / "studies" / "planted.jsonl"
 DATA: dict[str, type[InteractionDataModule]] = {
     "yelp": Yelp,
     "amazon-books": AmazonBooks,
