@@ -89,14 +89,15 @@ class VariancePruning(EpochEndCallback):
             rate = audited_rate(trainer, self, self.recorder, self.false_discoveries)
         self.max_drop_rate, self._audited = trainer.strategy.broadcast(rate), True
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the drop rate that was found."""
-        return {"max_drop_rate": self.max_drop_rate} if self._audited else {}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Save the drop rate that was found."""
+        if self._audited:
+            checkpoint["audited_drop_rate"] = self.max_drop_rate
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Take over the drop rate that was found."""
-        if self.auto and state_dict:
-            self.max_drop_rate, self._audited = state_dict["max_drop_rate"], True
+        if self.auto and "audited_drop_rate" in checkpoint:
+            self.max_drop_rate, self._audited = checkpoint["audited_drop_rate"], True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn of a run that is too short for the drop rate."""
