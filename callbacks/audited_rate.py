@@ -1,7 +1,6 @@
 """The drop rate that an audit of the training interactions gives."""
 
 import warnings
-from typing import Any
 
 import numpy as np
 from pytorch_lightning import Trainer
@@ -18,22 +17,25 @@ def audited_rate(trainer: Trainer, callback: Callback, recorder: SampleRecorder,
     Interactions that cannot be judged are not counted as chance. If the judge cannot tell, it is 0, with a warning.
 
     Args:
-        trainer: The trainer; one of its callbacks has a ``scorer``, and knows the ``texts`` of the items.
+        trainer: The trainer; ``LLMSampleScorer`` among its callbacks knows the judge and the texts of the items.
         callback: Who asks, for error messages.
         recorder: Knows the training interactions.
         right: The largest share of what is dropped that may be expected to fit its user. None drops as much as came
             about by chance.
 
     Raises:
-        RuntimeError: If no callback has a scorer.
+        RuntimeError: If there is no ``LLMSampleScorer``.
     """
-    judging: list[Any] = [other for other in trainer.callbacks if hasattr(other, "judgements")]  # type: ignore[attr-defined]
-    if not judging:
+    from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer  # which imports VariancePruning, who asks
+
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    judging = next((other for other in callbacks if isinstance(other, LLMSampleScorer)), None)
+    if judging is None:
         raise RuntimeError(
             f"{type(callback).__name__} with max_drop_rate='auto' needs a judge: add LLMSampleScorer(scorer) after it, "
             "or give the rate as a number."
         )
-    judgements = judging[0].judgements
+    judgements = judging.judgements
     liked = np.ones(len(recorder.users), dtype=bool) if recorder.labels is None else recorder.labels.numpy() == 1
     users, items = recorder.users.numpy()[liked], recorder.items.numpy()[liked]
     found = audit(judgements.scorer, judgements.texts, users, items, "The training data")

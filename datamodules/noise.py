@@ -73,12 +73,10 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
 def _by_popularity(data: Interactions, wanted: int, observed: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw distinct keys of unobserved pairs, the user and the item each those of a random training interaction."""
     users, items = data.train.numpy().T
-    observed = np.sort(observed)
     keys = np.empty(0, dtype=np.int64)
     at_once = max(2 * wanted, 10_000)
     while len(keys) < wanted:
         drawn = rng.choice(users, at_once) * data.num_items + rng.choice(items, at_once)
-        place = np.searchsorted(observed, drawn).clip(max=len(observed) - 1)
-        keys = np.concatenate([keys, drawn[observed[place] != drawn]])
+        keys = np.concatenate([keys, drawn[~np.isin(drawn, observed)]])
         keys = keys[np.sort(np.unique(keys, return_index=True)[1])]  # in the order in which they were drawn
     return keys[:wanted]

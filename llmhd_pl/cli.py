@@ -2,12 +2,14 @@
 
 import sys
 import warnings
+from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pytorch_lightning import Trainer
+from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
+from pytorch_lightning import Trainer, seed_everything
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -217,6 +219,36 @@ def with_bundled_configs(arguments: Sequence[str]) -> list[str]:
         elif place and found[place - 1] in ("--config", "-c"):
             found[place] = str(bundled.find(argument))
     return found
+
+
+def data_parser(prog: str, description: str, unused: Sequence[str]) -> LightningArgumentParser:
+    """Return a parser for a command that looks at data without training, with ``--config``, a seed and ``--data``.
+
+    Args:
+        prog: The command.
+        description: What it does.
+        unused: Further arguments that the configuration of a fit may have, and that say nothing to this command.
+    """
+    parser = LightningArgumentParser(prog=prog, description=description)
+    parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
+    parser.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the sample")
+    parser.add_subclass_arguments(InteractionDataModule, "data", required=True)
+    for name in (*CALLBACKS, "optimizer", "lr_scheduler", "ckpt_path", "weights_only", *unused):
+        parser.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
+    parser.link_arguments("seed_everything", "data.init_args.seed")
+    return parser
+
+
+def instantiated(parser: LightningArgumentParser, config: Namespace) -> Any:
+    """Seed everything, and return the objects that a configuration describes.
+
+    Args:
+        parser: A parser of ``data_parser``.
+        config: What it has read.
+    """
+    seed_everything(config.seed_everything, verbose=False)
+    # jsonargparse calls it so from 4.49 on.
+    return (getattr(parser, "instantiate", None) or parser.instantiate_classes)(config)
 
 
 def main(args: ArgsType = None) -> CLI:

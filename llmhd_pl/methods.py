@@ -90,7 +90,7 @@ class LossDropping(Denoising):
         keep: int | None = None,
         decide_every: int | None = None,
     ) -> None:
-        self.drop_rate = drop_rate
+        self.drop_rate: float | Literal["auto"] = drop_rate  # "auto" is for a child with a judge
         self.ramp = _ramp(ramp_epochs, ramp_iterations)
         self.graph_patience, self.audit = graph_patience, audit
         self.recorder: dict[str, Any] = {
@@ -168,22 +168,12 @@ class LLMHD(LossDropping):
         decide_every: int | None = None,
         false_discoveries: float | None = None,
     ) -> None:
-        super().__init__(
-            *(
-                0.2 if drop_rate == "auto" else drop_rate,  # .2 is for llmhd judge, which counts before any audit
-                ramp_epochs,
-                ramp_iterations,
-                graph_patience,
-                audit,
-                window,
-                weight_key,
-                users,
-                items,
-            ),
+        super().__init__(  # which by itself has nobody whom "auto" could ask
+            *(drop_rate, ramp_epochs, ramp_iterations, graph_patience, audit, window, weight_key, users, items),  # type: ignore[arg-type]
             *(labels, noise, sample_key, keep, decide_every),
         )
         check_scorer(scorer)
-        self.max_drop_rate, self.false_discoveries = drop_rate, false_discoveries
+        self.false_discoveries = false_discoveries
         if scored is None:
             scored = "all" if rule == "joint" and scorer.usage is None else "candidates"
         self.scorer, self.rule, self.scored, self.score_weight = scorer, rule, scored, score_weight
@@ -193,7 +183,7 @@ class LLMHD(LossDropping):
     def callbacks(self) -> list[Callback]:
         """Return the recorder, the pruning, the judge, and what comes after them."""
         pruning = VariancePruning(
-            self.max_drop_rate,
+            self.drop_rate,
             false_discoveries=self.false_discoveries,
             candidate_fraction=self.candidate_fraction,
             candidates=self.candidates,

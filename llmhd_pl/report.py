@@ -8,7 +8,6 @@ resumed, or made by several processes it shows what there is.
 """
 
 import argparse
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from llmhd_pl import terminal
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
 from llmhd_pl.files import whole_file
 from llmhd_pl.report_page import write_report_page
@@ -180,9 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for folder in (options.without, options.with_):
         if not folder.is_dir():
             parser.error(f"there is no folder {folder}: give the folders of two runs, such as runs/quickstart-llmhd")
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
-        sys.stdout.reconfigure(errors="backslashreplace")
-    console = Console()
+    console = terminal.console()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         print_judgements(console, options.with_)

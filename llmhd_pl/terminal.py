@@ -1,6 +1,16 @@
 """Other people's texts made fit for a terminal."""
 
+import sys
+
+from rich.console import Console
 from rich.text import Text
+
+
+def console() -> Console:
+    """Return a console on the standard output that shows titles even if the terminal knows fewer characters."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console()
 
 
 def printable(text: object) -> str:

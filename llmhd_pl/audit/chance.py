@@ -9,12 +9,12 @@ Interactions for which the hypothesis is wrong have small p-values, if the judge
 import numpy as np
 from numpy.typing import NDArray
 
+from llmhd_pl.bootstrap import PERCENTILES, resampled
+
 TAIL = 0.1
 """The share of the largest p-values that the share of chance is taken from, one minus Storey's lambda."""
 BINS = 20
 """The bins of the density of the p-values."""
-RESAMPLES = 1000
-"""The samples of users that an interval is taken from."""
 
 Floats = NDArray[np.float64]
 
@@ -86,10 +86,8 @@ def intervals(
 ) -> NDArray[np.float64]:
     """Return 95 % intervals of the share of chance in groups, by drawing users with replacement (bootstrap).
 
-    Users are drawn, not interactions, because those of a user share a preference and so err together.
-
     Args:
-        users: The user of each interaction, int64 [n].
+        users: The user of each interaction, int64 [n], n > 0.
         p: The p-values, [n], without NaN.
         groups: Whether each interaction is in each group, bool [n, groups].
         width: The width of the tail.
@@ -103,17 +101,12 @@ def intervals(
     counts = np.concatenate(
         [np.stack([np.bincount(user, column, len(names)) for column in some.T], axis=1) for some in columns], axis=1
     )
-    rng = np.random.default_rng([seed, 0xB007])
-    even = np.full(len(names), 1 / max(1, len(names)))
-    totals = np.stack([rng.multinomial(len(names), even) @ counts for _ in range(RESAMPLES)]) if len(names) else None
-    if totals is None:
-        return np.full((groups.shape[1], 2), np.nan)
-    above, size = np.split(totals, 2, axis=1)
+    above, size = np.split(np.stack([drawn @ counts for drawn in resampled(len(names), seed)]), 2, axis=1)
     shares = np.full(above.shape, np.nan)
     np.divide(above, size * width, out=shares, where=size > 0)
     there = groups.any(axis=0)
     ends = np.full((groups.shape[1], 2), np.nan)
-    ends[there] = np.nanpercentile(shares[:, there], (2.5, 97.5), axis=0).T.clip(max=1)
+    ends[there] = np.nanpercentile(shares[:, there], PERCENTILES, axis=0).T.clip(max=1)
     return ends
 
 

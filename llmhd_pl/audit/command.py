@@ -1,37 +1,27 @@
 """The command ``llmhd audit``: arguments, tables, the page and the clean copy."""
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]
-from pytorch_lightning import seed_everything
 from pytorch_lightning.cli import LightningArgumentParser
 from rich.console import Console
 from rich.table import Table
 
 import llmhd_pl.audit
+from llmhd_pl import terminal
 from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
 from llmhd_pl.audit.findings import Audit, Share
 from llmhd_pl.audit.measure import audit, suspicious
 from llmhd_pl.audit.page import write_page
-from llmhd_pl.cli import CALLBACKS, with_bundled_configs
-from llmhd_pl.datamodules import InteractionDataModule
+from llmhd_pl.cli import data_parser, instantiated, with_bundled_configs
 from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.terminal import shown
-
-# What a configuration of a fit says besides, which means nothing to an audit.
-_OF_FIT = (*CALLBACKS, "optimizer", "lr_scheduler", "ckpt_path", "weights_only", "model", "denoising", "trainer")
 
 
 def parser() -> LightningArgumentParser:
     """Return the parser: the data and the judge of ``llmhd fit``, and what to write."""
-    found = LightningArgumentParser(prog="llmhd audit", description=llmhd_pl.audit.__doc__)
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
-    found.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the draws")
-    found.add_subclass_arguments(InteractionDataModule, "data", required=True)
+    found = data_parser("llmhd audit", llmhd_pl.audit.__doc__ or "", unused=("model", "denoising", "trainer"))
     found.add_subclass_arguments(Scorer, "scorer", required=True, help="the judge")
     found.add_argument("--sample", type=int | None, default=None, help="ask about so many interactions only")
     found.add_argument("--references", type=int | None, default=None, help="the other users for each interaction")
@@ -44,9 +34,6 @@ def parser() -> LightningArgumentParser:
         help="in the copy, leave out what is suspicious, so much that at most this share of it is expected to fit its "
         "user; by default everything stays, with weights",
     )
-    for name in _OF_FIT:
-        found.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
-    found.link_arguments("seed_everything", "data.init_args.seed")
     return found
 
 
@@ -69,12 +56,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         reading.error(f"--drop is {config.drop}; it is a share, from 0 to 1.")
     if config.drop is not None and config.out is None:
         reading.error("--drop is about the clean copy: give --out too, the folder to write it to.")
-    seed_everything(config.seed_everything, verbose=False)
-    # jsonargparse calls it so from 4.49 on.
-    made = (getattr(reading, "instantiate", None) or reading.instantiate_classes)(config)
-    data, console = made.data, Console()
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
-        sys.stdout.reconfigure(errors="backslashreplace")
+    made = instantiated(reading, config)
+    data, console = made.data, terminal.console()
     try:
         if config.out is not None:
             check_folder(Path(config.out), data, weights=config.drop is None)

@@ -87,7 +87,7 @@ def judge(
         found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])
         chosen = chosen[~np.isnan(found.scores[chosen])]
         for some in np.array_split(chosen, 1 + len(chosen) * references // AT_ONCE):
-            others, asked = asking.draw(users[some], members, references), numbers[some][:, None].repeat(references, 1)
+            others, asked = asking.draw(users[some], references), numbers[some][:, None].repeat(references, 1)
             free = ~asking.has(others, asked)
             answers = np.full(free.shape, np.nan, np.float32)
             answers[free] = asking.scores(others[free], asked[free])
@@ -107,9 +107,8 @@ class _Asking:
         rng: np.random.Generator,
     ) -> None:
         self._scorer, self._items, self._rng = scorer, items, rng
-        self._interactions, self._rows = interactions, rows
-        self._users = interactions[:, 0]
-        self._keys = np.unique(self._key(*interactions.T))
+        self._interactions, self._users = interactions, interactions[:, 0]
+        self._keys = self._key(*interactions.T)
         if scorer.leaves_out:
             known = interactions
             self._candidates = np.unique(self._users)
@@ -120,6 +119,7 @@ class _Asking:
         self._histories = ItemsByUser(*torch.from_numpy(known).unbind(1)) if len(known) else {}
         self._activity = np.bincount(self._users)
         self._preferences: dict[int, Any] = {}
+        self._members = self._candidates
 
     def _key(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         keys: np.ndarray = users * len(self._items) + numbers
@@ -133,16 +133,15 @@ class _Asking:
             members = fold == number
             learned = self._interactions[~members[self._users]] if self._scorer.learns else self._interactions
             self._scorer.prepare(self._items, torch.from_numpy(learned))
-            wanted = self._candidates[members[self._candidates]].tolist()
-            self._preferences = self._scorer.summarize({user: self._histories[user] for user in wanted})
+            among = self._candidates[members[self._candidates]]
+            self._preferences = self._scorer.summarize({user: self._histories[user] for user in among.tolist()})
+            # The least active first; users of the same activity are in a random order.
+            self._members = among[np.lexsort((self._rng.random(len(among)), self._activity[among]))]
             yield members
 
     def has(self, users: np.ndarray, numbers: np.ndarray) -> np.ndarray:
         """Return whether each user has the item, bool [n]."""
-        keys = self._key(users, numbers)
-        place = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        there: np.ndarray = np.equal(self._keys[place], keys)
-        return there
+        return np.isin(self._key(users, numbers), self._keys)
 
     def scores(self, users: np.ndarray, numbers: np.ndarray) -> Floats:
         """Return the scores of some pairs, float32 [n]."""
@@ -151,13 +150,10 @@ class _Asking:
         pairs = torch.from_numpy(np.stack([users, numbers], axis=1))
         return check_scores(self._scorer, self._scorer.score(self._preferences, pairs), pairs).numpy()
 
-    def draw(self, users: np.ndarray, members: np.ndarray, references: int) -> np.ndarray:
+    def draw(self, users: np.ndarray, references: int) -> np.ndarray:
         """Draw so many users of the fold who are about as active for each user, [n, references]."""
-        among = self._candidates[members[self._candidates]]
-        # Users of the same activity are in a random order.
-        among = among[np.lexsort((self._rng.random(len(among)), self._activity[among]))]
         place = np.zeros(len(self._activity), np.int64)
-        place[among] = np.arange(len(among))
-        width = min(2 * NEIGHBOURS + 1, len(among))
-        first = (place[users] - NEIGHBOURS).clip(0, len(among) - width)
-        return np.asarray(among[first[:, None] + self._rng.integers(width, size=(len(users), references))])
+        place[self._members] = np.arange(len(self._members))
+        width = min(2 * NEIGHBOURS + 1, len(self._members))
+        first = (place[users] - NEIGHBOURS).clip(0, len(self._members) - width)
+        return np.asarray(self._members[first[:, None] + self._rng.integers(width, size=(len(users), references))])

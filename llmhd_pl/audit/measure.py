@@ -15,10 +15,9 @@ SURE = 0.75
 FLAT = 0.03
 """How much the density of the p-values may still fall before the tail, for a judge that can tell."""
 RIGHT = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""The shares of what is dropped that are expected to be right, for the cuts that are shown."""
+"""The shares of what is dropped that are expected to fit their users after all, for the cuts that are shown."""
 BOUNDS = (1, 3, 6, 11, 21, 51, 101, 501)
 """The lowest numbers of interactions of the groups by popularity and activity."""
-
 FEWEST = 50
 """The fewest interactions of a group that is shown."""
 
@@ -104,11 +103,11 @@ def audit(
 
 
 def suspicious(found: Audit, right: float) -> np.ndarray:
-    """Return which interactions to drop so that at most a given share of them is expected to be right, bool [n].
+    """Return which interactions to drop so that at most a given share of them is expected to fit, bool [n].
 
     Args:
         found: The audit.
-        right: The largest share of the dropped interactions that may be right.
+        right: The largest share of the dropped interactions that may be expected to fit their user after all.
     """
     there = ~np.isnan(found.p_values)
     bound, number, _ = cut_at(found.p_values[there], found.chance[there], right)

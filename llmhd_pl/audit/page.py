@@ -9,12 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from llmhd_pl.audit.chance import BINS
 from llmhd_pl.audit.findings import Audit, Share
 from llmhd_pl.audit.html import MOST_ROWS, NO_BREAK, coded, cut_fields, number, percent, write_html
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.llm.texts import item_title
-
-_BINS = 20
 
 
 def write_page(path: Path, audit: Audit, interactions: Interactions) -> None:
@@ -111,11 +110,11 @@ def one_in(share: float) -> str:
 
 def _histogram(audit: Audit) -> dict[str, Any]:
     """How many p-values lie in each bin. Those of chance are spread evenly: each bin holds the same number of them."""
-    counts, _ = np.histogram(audit.p_values[~np.isnan(audit.p_values)], bins=_BINS, range=(0, 1))
+    counts, _ = np.histogram(audit.p_values[~np.isnan(audit.p_values)], bins=BINS, range=(0, 1))
     share = audit.share
     known = not np.isnan([share.share, share.low, share.high]).any()
     chance, low, high = (
-        round(part * int(counts.sum()) / _BINS, 4) if known else None for part in (share.share, share.low, share.high)
+        round(part * int(counts.sum()) / BINS, 4) if known else None for part in (share.share, share.low, share.high)
     )
     return {
         "title": "How well the items fit",
@@ -130,7 +129,7 @@ def _histogram(audit: Audit) -> dict[str, Any]:
         "shortX": "p-value (right: suspicious)",
         "bars": "interactions, by p-value",
         "line": f"expected from chance: {percent(share.share)} of all, with its 95{NO_BREAK}% interval",
-        "description": f"{counts.sum():,} p-values in {_BINS} bins from 0 to 1: {', '.join(map(str, counts))}.",
+        "description": f"{counts.sum():,} p-values in {BINS} bins from 0 to 1: {', '.join(map(str, counts))}.",
     }
 
 

@@ -7,19 +7,16 @@ that of its run. ``docs/judge.md`` says how to read each line.
 """
 
 import sys
-from argparse import SUPPRESS
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
-from pytorch_lightning import seed_everything
+from jsonargparse import Namespace
 from pytorch_lightning.cli import LightningArgumentParser
-from rich.console import Console
 
+from llmhd_pl import terminal
 from llmhd_pl.backbones import Backbone
-from llmhd_pl.cli import CALLBACKS, with_bundled_configs
-from llmhd_pl.datamodules import InteractionDataModule
+from llmhd_pl.cli import data_parser, instantiated, with_bundled_configs
 from llmhd_pl.judge.measure import measure
 from llmhd_pl.judge.tables import show, write
 from llmhd_pl.llm.scorer import Scorer
@@ -29,26 +26,19 @@ __all__ = ["main", "measure"]
 
 EPOCHS = 200
 """The epochs of the run whose cost is estimated, if no configuration says; those of the bundled ``lightgcn``."""
-_OF_FIT = (*CALLBACKS, "optimizer", "lr_scheduler", "ckpt_path", "weights_only")  # which say nothing about a judge
 
 
 def parser() -> LightningArgumentParser:
     """Return the parser: the arguments of ``llmhd fit`` that concern data and judge, and the size of the sample."""
-    found = LightningArgumentParser(prog="llmhd judge", description=__doc__)
-    found.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
-    found.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the sample")
-    found.add_subclass_arguments(InteractionDataModule, "data", required=True)
+    found = data_parser("llmhd judge", __doc__ or "", unused=())
     found.add_subclass_arguments(Scorer, "scorer", required=False, help="the judge; by default that of --denoising")
     found.add_argument("--pairs", type=int, default=200, help="how many planted pairs to judge, and as many of others")
     found.add_argument("--out", type=str | None, default=None, help="also write everything to this file, as JSON")
     found.add_subclass_arguments(Denoising, "denoising", required=False, help="LLMHD, for the cost of its run")
     found.add_subclass_arguments(Backbone, "model", required=False, instantiate=False)
     found.add_argument("--trainer", type=dict[str, Any], default={}, help="max_epochs counts, for the cost")
-    for name in _OF_FIT:
-        found.add_argument(f"--{name}", type=Any, default=None, help=SUPPRESS)
     for size in ("num_users", "num_items"):
         found.link_arguments(f"data.{size}", f"model.init_args.{size}", apply_on="instantiate")
-    found.link_arguments("seed_everything", "data.init_args.seed")
     return found
 
 
@@ -75,15 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     elif config.scorer is not None:
         config["denoising.init_args.scorer"] = config.scorer  # the other settings of the method stay, for the cost
     config.scorer = None
-    seed_everything(config.seed_everything, verbose=False)
-    # jsonargparse calls it so from 4.49 on.
-    instantiate = getattr(reading, "instantiate", None) or reading.instantiate_classes
-    made = instantiate(config)
+    made = instantiated(reading, config)
     epochs = made.trainer.get("max_epochs") or EPOCHS
     pointwise = made.model is not None and made.model.init_args.objective == "bce"
-    if hasattr(sys.stdout, "reconfigure"):  # a terminal may know fewer characters than the titles have
-        sys.stdout.reconfigure(errors="backslashreplace")
     found = measure(made.data, made.denoising, config.pairs, config.seed_everything, epochs, pointwise)
-    show(Console(), found)
+    show(terminal.console(), found)
     if config.out is not None:
         write(Path(config.out), found)

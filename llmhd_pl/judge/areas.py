@@ -2,8 +2,7 @@
 
 import numpy as np
 
-RESAMPLES = 1000
-"""The samples of users that an interval is taken from."""
+from llmhd_pl.bootstrap import PERCENTILES, RESAMPLES, resampled
 
 
 def pooled_auc(values: np.ndarray, genuine: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -71,8 +70,6 @@ def interval(
 ) -> tuple[float, float]:
     """Return a 95 % interval of an AUC, by drawing as many users with replacement again and again (bootstrap).
 
-    Users are drawn, not pairs, because the pairs of a user share a preference and so err together.
-
     Args:
         users: The user of each pair, int64 [n].
         values: The value of each pair, [n], without NaN.
@@ -86,8 +83,7 @@ def interval(
     names, user = np.unique(users, return_inverse=True)
     if not len(names):
         return float("nan"), float("nan")
-    rng = np.random.default_rng([seed, 0xB007])
-    drawn = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), RESAMPLES)
+    drawn = np.stack(list(resampled(len(names), seed)))
     if within:
         wins, comparisons = wins_by_user(users, values, genuine)
         areas = np.full(RESAMPLES, np.nan)
@@ -97,5 +93,5 @@ def interval(
     areas = areas[~np.isnan(areas)]
     if not len(areas):
         return float("nan"), float("nan")
-    low, high = np.percentile(areas, (2.5, 97.5))
+    low, high = np.percentile(areas, PERCENTILES)
     return float(low), float(high)

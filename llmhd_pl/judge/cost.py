@@ -16,6 +16,9 @@ from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.vectors import VectorScorer
 from llmhd_pl.methods import LLMHD
 
+UNAUDITED = 0.2
+"""The drop rate that a run is taken to have if an audit, which comes later, sets it."""
+
 
 @dataclass
 class Phase:
@@ -132,7 +135,7 @@ def run_cost(
         list(judgements.histories.values()),
         epochs=epochs,
         batch_size=data.batch_size,
-        eps_l_max=method.drop_rate,
+        eps_l_max=UNAUDITED if method.drop_rate == "auto" else method.drop_rate,
         alpha=method.ramp["ramp_epochs"] * math.ceil(samples / data.batch_size) if alpha is None else alpha,
         eps_v=method.candidate_fraction,
         eps_gamma=method.confidence_epochs,
