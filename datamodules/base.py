@@ -33,10 +33,12 @@ class InteractionDataModule(LightningDataModule, ABC):
             items, "low_rating" for interactions with a low rating.
         negative_lifetime: The number of epochs for which a negative stays with its sample; 1 draws fresh negatives
             every epoch.
+        num_negatives: The number of items that are drawn for each sample. With more than one, batches hold them as
+            ``candidates``, int64 [B, k], for models with ``negatives="hardest"`` or a softmax over each sample's own.
         seed: The seed of the noise, the order and the negatives. The command line links it to ``seed_everything``.
 
     Raises:
-        ValueError: If a batch size is below 1 or the seed is negative.
+        ValueError: If a batch size or the number of negatives is below 1, or the seed is negative.
     """
 
     train_users: Tensor
@@ -58,9 +60,14 @@ class InteractionDataModule(LightningDataModule, ABC):
         noise_source: NoiseSource = "random",
         negative_lifetime: int = 5,
         seed: int = 0,
+        num_negatives: int = 1,
     ) -> None:
         super().__init__()
-        for name, size in (("batch_size", batch_size), ("eval_batch_size", eval_batch_size)):
+        for name, size in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("num_negatives", num_negatives),
+        ):
             check_whole(name, size, 1)
         check_whole("seed", seed, 0)
         self.batch_size = batch_size
@@ -68,6 +75,7 @@ class InteractionDataModule(LightningDataModule, ABC):
         self.noise_ratio = noise_ratio
         self.noise_source: NoiseSource = noise_source
         self.negative_lifetime = negative_lifetime
+        self.num_negatives = num_negatives
         self.seed = seed
 
     @abstractmethod
@@ -137,6 +145,9 @@ class InteractionDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> "TrainBatches":
         """Return batches of ``sample``, ``user``, ``positive`` and ``negative``, each int64 [B].
 
+        With several negatives there are ``candidates``, int64 [B, k], whose first column is ``negative``; with several
+        processes there is ``shared``, the sampled items of the batches of all of them, one after another.
+
         Raises:
             RuntimeError: If there is no trainer, which knows the epoch.
         """
@@ -198,9 +209,13 @@ class TrainBatches:
         data = self._data
         window = epoch // data.negative_lifetime
         if self._negatives is None or self._negatives[0] != window:
-            self._negatives = (window, data.negative_sampler.draw(epoch))
+            draws = [data.negative_sampler.draw(epoch, candidate) for candidate in range(data.num_negatives)]
+            self._negatives = (window, torch.stack(draws, dim=1))
         order = epoch_order(len(data.train_users), data.seed, epoch)
-        columns = (order, data.train_users[order], data.train_items[order], self._negatives[1][order])
+        candidates = self._negatives[1][order]
+        columns = [order, data.train_users[order], data.train_items[order], candidates[:, 0].contiguous()]
+        if data.num_negatives > 1:
+            columns.append(candidates)
         # Skip batches only once after load_state_dict: an iteration that was abandoned starts from its first batch.
         done = self._resume["batch"] if self._resume["epoch"] == epoch else 0
         self._resume = {"epoch": -1, "batch": 0}
@@ -208,10 +223,11 @@ class TrainBatches:
             if number < done:
                 continue
             self._position = {"epoch": epoch, "batch": number + 1}
+            own: Batch = dict(zip(("sample", "user", "positive", "negative", "candidates"), batch, strict=False))
             if self.owned is not None:
                 mine = self.owned[batch[0]]
-                batch = tuple(column[mine] for column in batch)
-            yield dict(zip(("sample", "user", "positive", "negative"), batch, strict=True))
+                own = {name: column[mine] for name, column in own.items()} | {"shared": batch[3]}
+            yield own
         self._position = {"epoch": -1, "batch": 0}
 
     def state_dict(self) -> dict[str, int]:

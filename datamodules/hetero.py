@@ -57,6 +57,7 @@ class HeteroGraphData(InteractionDataModule):
             items, "low_rating" for edges below ``rating_threshold``.
         negative_lifetime: The number of epochs for which a negative stays with its sample.
         seed: The seed of the random split, the noise, the order and the negatives.
+        num_negatives: The number of items that are drawn for each sample; see ``InteractionDataModule``.
 
     Raises:
         ValueError: If an argument is out of range; the message says which.
@@ -78,8 +79,9 @@ class HeteroGraphData(InteractionDataModule):
         noise_source: NoiseSource = "random",
         negative_lifetime: int = 5,
         seed: int = 0,
+        num_negatives: int = 1,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
+        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed, num_negatives)
         check_split(split, split_ratios)
         check_finite("rating_threshold", rating_threshold)
         self.data = data

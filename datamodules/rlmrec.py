@@ -140,6 +140,7 @@ class RLMRecDataModule(InteractionDataModule):
             items, "low_rating" for the interactions in ``low_mat.pkl``.
         negative_lifetime: The number of epochs for which a negative stays with its sample.
         seed: The seed of the noise, the order and the negatives.
+        num_negatives: The number of items that are drawn for each sample; see ``InteractionDataModule``.
     """
 
     def __init__(
@@ -151,8 +152,9 @@ class RLMRecDataModule(InteractionDataModule):
         noise_source: NoiseSource = "random",
         negative_lifetime: int = 5,
         seed: int = 0,
+        num_negatives: int = 1,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
+        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed, num_negatives)
         self.data_dir = Path(data_dir)
 
     def load(self) -> Interactions:

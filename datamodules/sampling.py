@@ -101,9 +101,17 @@ class NegativeSampler:
         free_before = items - (torch.arange(len(users)) - self._first)
         self._keys = users * (num_items + 1) + free_before
 
-    def draw(self, epoch: int) -> Tensor:
-        """Return the negative of every sample in this epoch, int64 [n]."""
-        samples = torch.arange(len(self.users))
+    def draw(self, epoch: int, candidate: int = 0) -> Tensor:
+        """Return a negative of every sample in this epoch.
+
+        Args:
+            epoch: The number of the epoch.
+            candidate: Which of the candidates of each sample; 0 is the negative of a run that has only one.
+
+        Returns:
+            The items, int64 [n]. Two candidates of a sample may be the same.
+        """
+        samples = torch.arange(len(self.users)) + candidate * len(self.users)
         # epoch_order uses the streams 0, 1, 2, ...; the streams below zero belong to the negatives.
         nth_free = counter_hash(self.seed, -1 - epoch // self.lifetime, samples) % self._free
         positives_before = torch.searchsorted(self._keys, self.users * (self.num_items + 1) + nth_free, right=True)

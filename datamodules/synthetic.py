@@ -67,6 +67,7 @@ class SyntheticCatalog(InteractionDataModule):
         noise_source: Only "random", because nobody rates books here.
         negative_lifetime: The number of epochs for which a negative stays with its sample.
         seed: The seed of the catalog, the noise, the order and the negatives.
+        num_negatives: The number of items that are drawn for each sample; see ``InteractionDataModule``.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -92,8 +93,9 @@ class SyntheticCatalog(InteractionDataModule):
         noise_source: NoiseSource = "random",
         negative_lifetime: int = 5,
         seed: int = 0,
+        num_negatives: int = 1,
     ) -> None:
-        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed)
+        super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed, num_negatives)
         for name, number in (
             ("num_readers", num_readers),
             ("num_books", num_books),

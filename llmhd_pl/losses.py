@@ -38,6 +38,21 @@ def bce_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
     return torch.stack([F.softplus(-positive_score), F.softplus(negative_score)], dim=1)
 
 
+def softmax_loss(positive_logit: Tensor, negative_logits: Tensor) -> Tensor:
+    """Return the sampled softmax loss ``-log(exp(p) / (exp(p) + sum_j exp(n_j)))`` of each sample.
+
+    With a single negative it is the pairwise loss. Wu et al., TOIS 2024, equation 7 (there called SSM).
+
+    Args:
+        positive_logit: The logits of the observed items, p, [B].
+        negative_logits: The logits of the items that each of them is compared with, n_j, [B, N].
+
+    Returns:
+        One loss per sample, [B].
+    """
+    return F.softplus(negative_logits.logsumexp(dim=1) - positive_logit)
+
+
 class _LogSumExp(torch.autograd.Function):
     """``(counts * (anchors @ candidates.T).logsumexp(dim=1)).sum()`` without the whole product, [n, m], in memory.
 

@@ -11,12 +11,16 @@ from torchmetrics import MetricCollection
 
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
 from llmhd_pl.finite import FiniteCheck, check_parameters, check_predictions
-from llmhd_pl.losses import bce_loss, bpr_loss
+from llmhd_pl.losses import bce_loss, bpr_loss, softmax_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
+from llmhd_pl.training_data import training_interactions
 
-Objective = Literal["bpr", "bce"]
+Objective = Literal["bpr", "bce", "softmax"]
+Negatives = Literal["uniform", "hardest", "shared", "in-batch"]
+_SHARED = 512  # items that a whole batch is compared with: one product, which costs less than a step without it
+_NEVER = -1e9  # the logit of an item that is no negative of this sample; finite, so that its gradient is 0 and not NaN
 
 
 class Backbone(SampleWeights, CheckedCheckpoints, ABC):
@@ -28,7 +32,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
     Args:
         num_users: The number of users. The command line takes it from the data module.
         num_items: The number of items. The command line takes it from the data module.
-        objective: The loss: "bpr" (pairwise) or "bce" (pointwise).
+        objective: The loss: "bpr" (pairwise), "bce" (pointwise) or "softmax" (sampled softmax: Wu et al., TOIS 2024).
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term: half the squared norm of the embeddings that a sample uses, averaged over the
             batch.
@@ -48,21 +52,34 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         learning_rate: float = 1e-3,
         l2: float = 1e-4,
         ks: Sequence[int] = (5, 10, 20),
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
         for name, size in (("num_users", num_users), ("num_items", num_items)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be the data module's {name}, an integer of at least 1.")
-        if objective not in ("bpr", "bce"):
-            raise ValueError(f"objective is {objective!r}; it must be 'bpr' or 'bce'.")
+        if objective not in ("bpr", "bce", "softmax"):
+            raise ValueError(f"objective is {objective!r}; it must be 'bpr', 'bce' or 'softmax'.")
+        softmax = objective == "softmax"
+        allowed = ("shared", "in-batch", "uniform") if softmax else ("uniform", "hardest")
+        self.negatives = allowed[0] if negatives is None else negatives
+        if self.negatives not in allowed:
+            raise ValueError(
+                f"negatives is {negatives!r}; with the objective {objective!r} it must be one of {', '.join(allowed)}."
+            )
+        if not 0 < softmax_temperature < math.inf:
+            raise ValueError(f"softmax_temperature is {softmax_temperature}; it must be a positive number.")
         if not 0 < learning_rate < math.inf:
             raise ValueError(f"learning_rate is {learning_rate}; it must be a positive number.")
         if not 0 <= l2 < math.inf:
             raise ValueError(f"l2 is {l2}; it must be a number of at least 0.")
         self.num_users, self.num_items = num_users, num_items
-        self._loss = bpr_loss if objective == "bpr" else bce_loss
+        self.objective: Objective = objective
+        self.softmax_temperature = softmax_temperature
         self.learning_rate, self.l2 = learning_rate, l2
+        self._log_share: Tensor | None = None  # of the training interactions that are with an item, [items]
         self.ks = tuple(sorted(ks))
         metrics = {f"{name}@{k}": metric(k) for name, metric in (("recall", Recall), ("ndcg", NDCG)) for k in self.ks}
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
@@ -76,6 +93,19 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self._predictions.verify(self.current_epoch)
         check_parameters(self, f"Epoch {self.current_epoch}")
 
+    def setup(self, stage: str) -> None:
+        """Count the items of the training interactions, if negatives from the batch are corrected by their popularity.
+
+        Raises:
+            RuntimeError: If the trainer's data module does not know them.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.negatives == "in-batch":
+            remedy = "Pass a data module that has them, or train with negatives='shared'."
+            _, items = training_interactions(self.trainer, self, remedy)
+            counts = torch.bincount(items, minlength=self.num_items).clamp(min=1)
+            self._log_share = (counts / len(items)).log().to(self.device)
+
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
         """Return the predictions of (user, item) pairs.
@@ -87,6 +117,24 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         Returns:
             One prediction per pair, [n]; a logit under the pointwise objective.
         """
+
+    def score_against(self, users: Tensor, items: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predictions of each user with its own items, and with items that all users share.
+
+        The default scores every pair. A model whose prediction is a dot product overrides this by one product.
+
+        Args:
+            users: The users, int64 [n].
+            items: The own items of each user, int64 [n, k].
+            shared: The shared items, int64 [m].
+
+        Returns:
+            Predictions, [n, k] and [n, m].
+        """
+        both = torch.cat([items, shared.expand(len(users), -1)], dim=1)
+        scores = self.score(users.repeat_interleave(both.shape[1]), both.flatten()).view(both.shape)
+        own, against = scores.tensor_split([items.shape[1]], dim=1)
+        return own, against
 
     @abstractmethod
     def rank(self, users: Tensor) -> Tensor:
@@ -124,14 +172,11 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             batch_idx: The number of the batch in the epoch; not used.
 
         Returns:
-            ``loss`` (a scalar, with gradient) and, without gradient, ``losses`` ([B] for "bpr", [B, 2] for "bce"),
+            ``loss`` (a scalar, with gradient) and, without gradient, ``losses`` ([B], or [B, 2] for "bce"),
             ``positive_score`` and ``negative_score`` (both [B]).
         """
         users = batch["user"]
-        predictions = self.score(users.repeat(2), torch.cat([batch["positive"], batch["negative"]]))
-        positive_score, negative_score = predictions.chunk(2)
-        self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
-        losses = self._loss(positive_score, negative_score)
+        losses, positive_score, negative_score = self._compare(batch)
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
         # divides by the ranks' mean count, that average is the gradient of the weighted mean over the whole batch.
@@ -151,6 +196,55 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             "positive_score": positive_score.detach(),
             "negative_score": negative_score.detach(),
         }
+
+    def _compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the losses of a batch and its predictions for the observed and the sampled items.
+
+        With "hardest", the candidate that was chosen becomes the batch's sampled item.
+        """
+        users, positive = batch["user"], batch["positive"]
+        if self.negatives in ("shared", "in-batch"):
+            return self._compare_with_shared(batch)
+        single = self.objective != "softmax" and self.negatives == "uniform"
+        candidates = batch["negative"][:, None] if single else self._candidates(batch)
+        number = candidates.shape[1]
+        predictions = self.score(users.repeat(1 + number), torch.cat([positive, candidates.t().flatten()]))
+        self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
+        positive_score, scores = predictions[: len(users)], predictions[len(users) :].view(number, -1)
+        if self.objective == "softmax":
+            losses = softmax_loss(positive_score / self.softmax_temperature, scores.t() / self.softmax_temperature)
+            return losses, positive_score, scores[0]
+        if single:
+            negative_score = scores[0]
+        else:
+            hardest = scores.detach().argmax(dim=0, keepdim=True)
+            negative_score = scores.gather(0, hardest)[0]
+            batch["negative"] = candidates.gather(1, hardest.t())[:, 0]
+        loss = bpr_loss if self.objective == "bpr" else bce_loss
+        return loss(positive_score, negative_score), positive_score, negative_score
+
+    def _compare_with_shared(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        users, positive, negative = batch["user"], batch["positive"], batch["negative"]
+        corrected = self.negatives == "in-batch"
+        # Every process compares its share of the batch with items of the whole batch, which the loader has added.
+        shared = (positive if corrected else batch.get("shared", negative))[:_SHARED]
+        own, against = self.score_against(users, torch.stack([positive, negative], dim=1), shared)
+        positive_score, negative_score = own.unbind(dim=1)
+        self._predictions.see(against.detach(), self.current_epoch, self.global_step)
+        logit, logits = positive_score / self.softmax_temperature, against / self.softmax_temperature
+        if corrected:
+            assert self._log_share is not None
+            logit, logits = logit - self._log_share[positive], logits - self._log_share[shared]
+        logits = logits.masked_fill(shared == positive[:, None], _NEVER)
+        return softmax_loss(logit, logits), positive_score, negative_score
+
+    def _candidates(self, batch: Batch) -> Tensor:
+        if "candidates" not in batch:
+            raise RuntimeError(
+                f"The training batch has no 'candidates', int64 [B, k], which negatives={self.negatives!r} with the "
+                f"objective {self.objective!r} chooses from. Give the data module a num_negatives of 2 or more."
+            )
+        return batch["candidates"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Rank the catalog for the users of the batch and update the validation metrics."""

@@ -2,17 +2,20 @@
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Backbone, Objective
+from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 from llmhd_pl.sample_weights import Batch
+
+Similarity = Literal["dot", "cosine"]
 
 
 class EmbeddingBackbone(Backbone):
-    """A backbone that predicts the dot product of a user's and an item's embedding.
+    """A backbone that predicts the dot product, or the cosine, of a user's and an item's embedding.
 
     The parameters are one table of free embeddings, users first, then items. A child class turns them into the final
     embeddings, from which predictions are made.
@@ -21,10 +24,14 @@ class EmbeddingBackbone(Backbone):
         num_users: The number of users.
         num_items: The number of items.
         embedding_dim: The length of an embedding.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        similarity: The prediction: "dot" is the dot product of the final embeddings, "cosine" that of their
+            directions. None is "cosine" for the objective "softmax" and "dot" for the others.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -39,8 +46,14 @@ class EmbeddingBackbone(Backbone):
         learning_rate: float = 1e-3,
         l2: float = 1e-4,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, objective, learning_rate, l2, ks)
+        super().__init__(num_users, num_items, objective, learning_rate, l2, ks, softmax_temperature, negatives)
+        if similarity not in (None, "dot", "cosine"):
+            raise ValueError(f"similarity is {similarity!r}; it must be 'dot' or 'cosine'.")
+        self.similarity = similarity or ("cosine" if objective == "softmax" else "dot")
         self.embedding = torch.nn.Embedding(num_users + num_items, embedding_dim)
         for table in self.embedding.weight.split([num_users, num_items]):
             torch.nn.init.xavier_uniform_(table)
@@ -51,7 +64,7 @@ class EmbeddingBackbone(Backbone):
         """Return the embeddings from which predictions are made: [users + items, d]."""
 
     def score(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return the dot products of (user, item) pairs.
+        """Return the dot products or the cosines of (user, item) pairs.
 
         Args:
             users: The user of each pair, int64 [n].
@@ -60,12 +73,35 @@ class EmbeddingBackbone(Backbone):
         Returns:
             One prediction per pair, [n].
         """
-        pairs = F.embedding(torch.cat([users, items + self.num_users]), self.final_embeddings())
-        user, item = pairs.chunk(2)
+        user, item = self._rows(torch.cat([users, items + self.num_users])).chunk(2)
         return (user * item).sum(dim=1)
 
+    def score_against(self, users: Tensor, items: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the predictions of users with their own items and, by one product, with shared ones; see ``Backbone``.
+
+        The product is in float32 even under autocast, since it is divided by a temperature.
+
+        Args:
+            users: The users, int64 [n].
+            items: The own items of each user, int64 [n, k].
+            shared: The shared items, int64 [m].
+
+        Returns:
+            Predictions, float32 [n, k] and [n, m].
+        """
+        nodes = torch.cat([users, items.flatten() + self.num_users, shared + self.num_users])
+        user, item, others = self._rows(nodes).split([len(users), items.numel(), len(shared)])
+        own = (user[:, None] * item.view(*items.shape, -1)).sum(dim=2)
+        with torch.autocast(user.device.type, enabled=False):
+            return own, torch.mm(user, others.t())
+
+    def _rows(self, nodes: Tensor) -> Tensor:
+        """Return what predictions are products of, for some nodes: [n, d]."""
+        rows = F.embedding(nodes, self.final_embeddings())
+        return F.normalize(rows, dim=1) if self.similarity == "cosine" else rows
+
     def rank(self, users: Tensor) -> Tensor:
-        """Return the dot products with all items, in float32 even under autocast: bf16 would tie the top items.
+        """Return the predictions of all items, in float32 even under autocast: bf16 would tie the top items.
 
         Args:
             users: The users, int64 [n].
@@ -73,7 +109,7 @@ class EmbeddingBackbone(Backbone):
         Returns:
             Predictions, float32 [n, items].
         """
-        final = self.final_embeddings() if self._frozen is None else self._frozen
+        final = self._all_rows() if self._frozen is None else self._frozen
         with torch.autocast(final.device.type, enabled=False):
             return torch.mm(final[users], final[self.num_users :].t())
 
@@ -82,11 +118,15 @@ class EmbeddingBackbone(Backbone):
         nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
         return F.embedding(nodes, self.embedding.weight).square().sum(dim=1).view(3, -1).sum(dim=0)
 
+    def _all_rows(self) -> Tensor:
+        final = self.final_embeddings()
+        return F.normalize(final, dim=1) if self.similarity == "cosine" else final
+
     # Weights do not change during an evaluation, so the final embeddings are computed once for all of its batches.
 
     def on_validation_epoch_start(self) -> None:
         """Compute the final embeddings for the whole validation."""
-        self._frozen = self.final_embeddings()
+        self._frozen = self._all_rows()
 
     def on_validation_epoch_end(self) -> None:
         """Forget the final embeddings of the validation."""
@@ -94,7 +134,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_test_epoch_start(self) -> None:
         """Compute the final embeddings for the whole test."""
-        self._frozen = self.final_embeddings()
+        self._frozen = self._all_rows()
 
     def on_test_epoch_end(self) -> None:
         """Forget the final embeddings of the test."""
@@ -102,7 +142,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_predict_epoch_start(self) -> None:
         """Compute the final embeddings for all predictions."""
-        self._frozen = self.final_embeddings()
+        self._frozen = self._all_rows()
 
     def on_predict_epoch_end(self) -> None:
         """Forget the final embeddings of the predictions."""

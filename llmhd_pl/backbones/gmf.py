@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.embedding_backbone import EmbeddingBackbone
 
 
@@ -20,10 +20,12 @@ class GMF(EmbeddingBackbone):
         num_users: The number of users.
         num_items: The number of items.
         embedding_dim: The length of an embedding.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``. The paper uses the pointwise one, "bce".
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``. The paper uses the pointwise one, "bce".
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -38,8 +40,12 @@ class GMF(EmbeddingBackbone):
         learning_rate: float = 1e-3,
         l2: float = 0.0,
         ks: Sequence[int] = (5, 10, 20),
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users, num_items, embedding_dim, objective, learning_rate, l2, ks, "dot", softmax_temperature, negatives
+        )
         torch.nn.init.normal_(self.embedding.weight, std=0.01)
         self.output = torch.nn.Linear(embedding_dim, 1)
 
@@ -48,6 +54,11 @@ class GMF(EmbeddingBackbone):
         pairs = F.embedding(torch.cat([users, items + self.num_users]), self.embedding.weight)
         user, item = pairs.chunk(2)
         return (user * item * self.output.weight).sum(dim=1) + self.output.bias
+
+    def score_against(self, users: Tensor, items: Tensor, shared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of users with their own and with shared items; see ``EmbeddingBackbone``."""
+        own, against = super().score_against(users, items, shared)
+        return own + self.output.bias, against + self.output.bias
 
     def rank(self, users: Tensor) -> Tensor:
         """Return the logits of all items for users, int64 [n]: float32 [n, items]."""

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from llmhd_pl.backbones.base import Objective
-from llmhd_pl.backbones.embedding_backbone import EmbeddingBackbone
+from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.embedding_backbone import EmbeddingBackbone, Similarity
 from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
 from llmhd_pl.training_data import TrainingData, training_interactions
 
@@ -20,10 +20,13 @@ class GraphBackbone(EmbeddingBackbone):
         num_users: The number of users.
         num_items: The number of items.
         embedding_dim: The length of an embedding.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -38,8 +41,22 @@ class GraphBackbone(EmbeddingBackbone):
         learning_rate: float = 1e-3,
         l2: float = 1e-4,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users,
+            num_items,
+            embedding_dim,
+            objective,
+            learning_rate,
+            l2,
+            ks,
+            similarity,
+            softmax_temperature,
+            negatives,
+        )
         self.adjacency: SymmetricAdjacency | None = None
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:

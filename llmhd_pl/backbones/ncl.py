@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.losses import info_nce
@@ -38,10 +39,13 @@ class NCL(LightGCN):
         num_clusters: The number of clusters of the users, and also that of the items; at most one per node.
         warm_up_epochs: The number of epochs before the prototype sum is added.
         seed: The seed of k-means. The command line links it to ``seed_everything``.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If ``num_clusters`` is less than 1, or an argument is not valid; see ``Backbone``.
@@ -68,8 +72,23 @@ class NCL(LightGCN):
         learning_rate: float = 1e-3,
         l2: float = 1e-4,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, num_layers, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users,
+            num_items,
+            embedding_dim,
+            num_layers,
+            objective,
+            learning_rate,
+            l2,
+            ks,
+            similarity,
+            softmax_temperature,
+            negatives,
+        )
         if num_clusters < 1:
             raise ValueError(f"num_clusters is {num_clusters}; it must be at least 1.")
         self.temperature, self.seed, self.warm_up_epochs = temperature, seed, warm_up_epochs

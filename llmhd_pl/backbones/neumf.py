@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.backbones.base import Backbone, Objective
+from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
 from llmhd_pl.sample_weights import Batch
 
@@ -28,10 +28,12 @@ class NeuMF(Backbone):
         hidden_dims: The widths of the perceptron's layers.
         dropout: The share of the inputs of each perceptron layer that is zeroed in training.
         seed: The seed of the dropout. The command line links it to ``seed_everything``.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``. The paper uses the pointwise one, "bce".
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``. The paper uses the pointwise one, "bce".
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term, on the embeddings of both towers; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If there is no hidden layer, or an argument is not valid; see ``Backbone``.
@@ -49,8 +51,10 @@ class NeuMF(Backbone):
         learning_rate: float = 1e-3,
         l2: float = 0.0,
         ks: Sequence[int] = (5, 10, 20),
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, objective, learning_rate, l2, ks)
+        super().__init__(num_users, num_items, objective, learning_rate, l2, ks, softmax_temperature, negatives)
         if len(hidden_dims) == 0:
             raise ValueError(
                 "hidden_dims is empty; the perceptron needs at least one layer. Use GMF for a model without one."

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
 
@@ -26,11 +27,14 @@ class NGCF(GraphBackbone):
         hidden_dims: The lengths of the rows of E_1 to E_K.
         message_dropout: The share of each layer's output that is zeroed in training.
         seed: The seed of the dropout. The command line links it to ``seed_everything``.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term, which is taken on E_0: the rows of the other layers have length 1, so that the
             norm of the final embeddings has the same gradient.
         ks: The cutoffs of the metrics.
+        similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -48,8 +52,22 @@ class NGCF(GraphBackbone):
         learning_rate: float = 1e-3,
         l2: float = 1e-5,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users,
+            num_items,
+            embedding_dim,
+            objective,
+            learning_rate,
+            l2,
+            ks,
+            similarity,
+            softmax_temperature,
+            negatives,
+        )
         self.message_dropout, self.seed = message_dropout, seed
         widths = [embedding_dim, *hidden_dims]
         self.sums = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))

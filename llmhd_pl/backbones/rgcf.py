@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import WeightedAdjacency
@@ -52,10 +53,13 @@ class RGCF(GraphBackbone):
         temperature: The temperature of InfoNCE.
         ssl_weight: The weight of InfoNCE.
         seed: The seed of the added edges. The command line links it to ``seed_everything``.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term, on the features; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -76,8 +80,22 @@ class RGCF(GraphBackbone):
         learning_rate: float = 1e-3,
         l2: float = 1e-5,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users,
+            num_items,
+            embedding_dim,
+            objective,
+            learning_rate,
+            l2,
+            ks,
+            similarity,
+            softmax_temperature,
+            negatives,
+        )
         self.num_layers, self.prune_below, self.added_edges = num_layers, prune_below, added_edges
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
         self._step: _Denoised | None = None  # the denoised graph of the training step that is running

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Objective
+from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import SymmetricAdjacency, edge_normalization
@@ -36,10 +37,13 @@ class SGL(LightGCN):
         temperature: The temperature of InfoNCE.
         ssl_weight: The weight of InfoNCE.
         seed: The seed of the thinned graphs. The command line links it to ``seed_everything``.
-        objective: The loss, "bpr" or "bce"; see ``Backbone``.
+        objective: The loss, "bpr", "bce" or "softmax"; see ``Backbone``.
         learning_rate: The learning rate of Adam.
         l2: The weight of the L2 term; see ``Backbone``.
         ks: The cutoffs of the metrics.
+        similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
+        softmax_temperature: The temperature of "softmax"; see ``Backbone``.
+        negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
         ValueError: If ``augmentation`` is none of the three, ``drop_rate`` is not in [0, 1), or an argument is not
@@ -61,8 +65,23 @@ class SGL(LightGCN):
         learning_rate: float = 1e-3,
         l2: float = 1e-5,
         ks: Sequence[int] = (5, 10, 20),
+        similarity: Similarity | None = None,
+        softmax_temperature: float = 0.15,
+        negatives: Negatives | None = None,
     ) -> None:
-        super().__init__(num_users, num_items, embedding_dim, num_layers, objective, learning_rate, l2, ks)
+        super().__init__(
+            num_users,
+            num_items,
+            embedding_dim,
+            num_layers,
+            objective,
+            learning_rate,
+            l2,
+            ks,
+            similarity,
+            softmax_temperature,
+            negatives,
+        )
         if augmentation not in ("edge_dropout", "node_dropout", "random_walk"):
             raise ValueError(
                 f"augmentation is {augmentation!r}; it must be 'edge_dropout', 'node_dropout' or 'random_walk'."
