@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.losses import bce_loss, bpr_loss, info_nce
+from llmhd_pl.losses import bce_loss, bpr_loss, info_nce, softmax_loss
 
 
 def test_bpr_is_minus_log_sigmoid_of_the_difference() -> None:
@@ -20,10 +20,21 @@ def test_bce_has_a_column_for_the_observed_and_one_for_the_sampled_item() -> Non
     assert losses.tolist() == [pytest.approx([math.log1p(math.exp(x)) for x in row]) for row in log1pexp]
 
 
+def test_softmax_is_minus_log_of_the_observed_share() -> None:
+    losses = softmax_loss(torch.tensor([2.0, -1.0]), torch.tensor([[0.5, 1.0], [3.0, 0.0]]))
+    shares = [math.exp(2) / (math.exp(2) + math.exp(0.5) + math.e), math.exp(-1) / (math.exp(-1) + math.exp(3) + 1)]
+    assert losses.tolist() == pytest.approx([-math.log(share) for share in shares])
+    single = torch.tensor([[0.5], [3.0]])
+    torch.testing.assert_close(
+        softmax_loss(torch.tensor([2.0, -1.0]), single), bpr_loss(torch.tensor([2.0, -1.0]), single[:, 0])
+    )
+
+
 def test_losses_stay_finite_for_extreme_scores() -> None:
     extreme = torch.tensor([1e4, -1e4])
     assert bpr_loss(extreme, -extreme).isfinite().all()
     assert bce_loss(extreme, extreme).isfinite().all()
+    assert softmax_loss(extreme, -extreme[:, None].expand(-1, 3)).isfinite().all()
 
 
 def test_info_nce_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""What every backbone can do: both objectives, bf16, denoisers, resumes, several processes."""
+"""What every backbone can do: all objectives, bf16, denoisers, resumes, several processes."""
 
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def make(name: str, seed: int = 0, **arguments: Any) -> Backbone:
 
 
 @each
-@pytest.mark.parametrize(("objective", "precision"), [("bpr", "bf16-mixed"), ("bce", "32-true")])
+@pytest.mark.parametrize(
+    ("objective", "precision"), [("bpr", "bf16-mixed"), ("bce", "32-true"), ("softmax", "bf16-mixed")]
+)
 def test_it_learns(name: str, objective: Any, precision: Any) -> None:
     model, data = make(name, objective=objective), catalog()
     epochs = 15 if isinstance(model, GMF | NeuMF) else 8
@@ -58,7 +60,7 @@ def test_it_learns(name: str, objective: Any, precision: Any) -> None:
 
 
 @each
-@pytest.mark.parametrize("objective", ["bpr", "bce"])
+@pytest.mark.parametrize("objective", ["bpr", "bce", "softmax"])
 def test_the_method_denoises(tmp_path: Path, name: str, objective: Any) -> None:
     model = make(name, objective=objective)
     graph = [GraphPruning(patience=1)] if hasattr(model, "set_graph") else []
@@ -74,7 +76,7 @@ def test_the_method_denoises(tmp_path: Path, name: str, objective: Any) -> None:
 
 
 @each
-@pytest.mark.parametrize("objective", ["bpr", "bce"])
+@pytest.mark.parametrize("objective", ["bpr", "bce", "softmax"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_the_baselines_denoise(name: str, objective: Any, precision: Any) -> None:
     """What reaches the loss of the last batch is what each baseline's formula says."""

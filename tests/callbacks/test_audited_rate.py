@@ -1,3 +1,7 @@
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,6 +107,24 @@ def test_other_interactions_are_audited_anew(tmp_path: Path) -> None:
     judge.right = Sure(other).right
     quiet(tmp_path, *callbacks).fit(model(other), other)
     assert pruning(callbacks).max_drop_rate > first
+
+
+def test_two_processes_drop_what_one_drops_after_one_audit(tmp_path: Path) -> None:
+    said = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        done = subprocess.run(
+            [sys.executable, str(Path(__file__).with_name("split_audit.py")), str(folder), str(processes)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        said[processes] = [json.loads((folder / f"rank{rank}.json").read_text()) for rank in range(processes)]
+    (one,), two = said[1], said[2]
+    assert one["rate"] > 0.1
+    assert [rank["rate"] for rank in two] == [one["rate"]] * 2
+    assert [rank["dropped"] for rank in two] == [one["dropped"]] * 2
+    assert [rank["prepared"] for rank in two] == [one["prepared"], 1]  # the first rank audits, for all of them
 
 
 def test_auto_needs_a_judge(tmp_path: Path) -> None:

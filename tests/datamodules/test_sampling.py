@@ -144,3 +144,14 @@ def test_user_owners_by_hand() -> None:
     users = torch.repeat_interleave(torch.arange(6), torch.tensor([1, 6, 5, 0, 4, 3]))
     # By falling degree: 1, 2, 4, 5, 0, 3; dealt to ranks 0, 1, 1, 0, 0, 1.
     assert user_owners(users, 6, 2).tolist() == [0, 0, 1, 1, 1, 0]
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, 50))
+def test_candidates_are_drawn_anew_and_the_first_is_the_only_one_of_other_runs(seed: int, epoch: int) -> None:
+    draws = [one_user(1000, list(range(40)), lifetime=3, seed=seed).draw(epoch, candidate) for candidate in range(3)]
+    assert torch.equal(draws[0], one_user(1000, list(range(40)), lifetime=3, seed=seed).draw(epoch))
+    together = torch.stack(draws)
+    assert int(together.min()) >= 40
+    assert all(
+        (one != other).any() for one, other in ((draws[0], draws[1]), (draws[1], draws[2]), (draws[0], draws[2]))
+    )
