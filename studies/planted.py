@@ -1,6 +1,7 @@
 """Study 5: does an audit find the share of noise that was planted?
 
     python studies/planted.py --data-root data --model sentence-transformers/all-MiniLM-L6-v2
+    python studies/planted.py --data yelp --seeds 1 --scorers "states aligned" likelihood --language-model MODEL
 
 Plants 0, 5, 10, 20 and 40 % noise into the training split of four data sets, random pairs or active users on popular
 items, with three seeds, and audits each. The estimate is compared with what it should be: the planted share, and of the
@@ -22,7 +23,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from llmhd_pl import AmazonBooks, AtomicFiles, EncoderScorer, InteractionDataModule, LexicalScorer, Scorer, Steam, Yelp
+from llmhd_pl import (
+    AmazonBooks,
+    AtomicFiles,
+    EncoderScorer,
+    InteractionDataModule,
+    LexicalScorer,
+    QuantizedLLM,
+    Scorer,
+    Steam,
+    Yelp,
+)
 from llmhd_pl.audit.measure import audit
 
 RECORDS = Path(__file__).parents[1] / "docs" / "studies" / "planted.jsonl"
@@ -32,17 +43,24 @@ DATA: dict[str, type[InteractionDataModule]] = {
     "steam": Steam,
     "ml-100k": AtomicFiles,
 }
+SCORERS = ["MiniLM aligned", "MiniLM", "lexical", "states aligned", "likelihood"]
 PLANTED = [(0.0, "random"), *((ratio, source) for ratio in (0.05, 0.1, 0.2, 0.4) for source in ("random", "popular"))]
 KEYS = ["data", "scorer", "source", "ratio", "seed"]
 
 
-def scorers(model: str, cache: str) -> dict[str, Scorer]:
-    """The judges: two that learn nothing, and one that does."""
-    return {
-        "MiniLM aligned": EncoderScorer(model, cache_dir=cache),
-        "MiniLM": EncoderScorer(model, align=False, cache_dir=cache),
-        "lexical": LexicalScorer(),
-    }
+def make_scorer(name: str, model: str, language_model: str, cache: str) -> Scorer:
+    """One of the judges: the first two learn nothing, and the last two are language models."""
+    match name:
+        case "lexical":
+            return LexicalScorer()
+        case "MiniLM":
+            return EncoderScorer(model, align=False, cache_dir=cache)
+        case "MiniLM aligned":
+            return EncoderScorer(model, cache_dir=cache)
+        case "states aligned":
+            return EncoderScorer(language_model, quantization="none", cache_dir=cache)
+        case _:
+            return QuantizedLLM(language_model, quantization="none", scoring="likelihood")
 
 
 def cells(data: list[str], judges: list[str], seeds: int) -> Iterator[tuple[str, str, str, float, int]]:
@@ -129,30 +147,48 @@ def show(table: pd.DataFrame) -> None:
             )
 
 
+def summarise(table: pd.DataFrame) -> None:
+    """Print how far off the estimates are, where the judge can tell and where it says that it cannot."""
+    planted = table[(table.ratio > 0) & table.error.notna()]
+    for scorer, group in planted.groupby("scorer", sort=False):
+        for can_tell, some in group.groupby("can_tell", sort=False):
+            close = int((some.error.abs() <= 0.03).sum())
+            which = f"{scorer}, {'can' if can_tell else 'cannot'} tell"
+            errors = f"{some.error.min():+.3f} to {some.error.max():+.3f}"
+            print(f"* {which}: {len(some)} audits, error {errors}, {close} within .03")
+    print()
+
+
 def main() -> None:
     """Run what has not been run, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", default="data", help="the folder with the four folders of data")
     parser.add_argument("--model", default="sentence-transformers/all-MiniLM-L6-v2", help="the sentence encoder")
+    parser.add_argument(
+        "--language-model", default="", help="the model of the judges 'states aligned' and 'likelihood'"
+    )
     parser.add_argument("--cache", default="runs/judge_cache", help="the folder of its cache")
     parser.add_argument("--data", nargs="+", default=["ml-100k", "amazon-books", "yelp", "steam"], choices=DATA)
-    parser.add_argument("--scorers", nargs="+", default=["MiniLM aligned", "MiniLM", "lexical"])
+    parser.add_argument("--scorers", nargs="+", default=["MiniLM aligned", "MiniLM", "lexical"], choices=SCORERS)
     parser.add_argument("--seeds", type=int, default=3)
     options = parser.parse_args()
-    judges = scorers(options.model, options.cache)
+    judges = {name: make_scorer(name, options.model, options.language_model, options.cache) for name in options.scorers}
     table = read()
     done = set() if table.empty else set(table[KEYS].itertuples(index=False, name=None))
     for name, scorer, source, ratio, seed in cells(options.data, options.scorers, options.seeds):
         if (name, scorer, source, ratio, seed) in done:
             continue
-        if isinstance(judges[scorer], EncoderScorer):
-            judges[scorer].seed = seed  # type: ignore[attr-defined]
-        found = run(name, judges[scorer], source, ratio, seed, options.data_root)
+        judge = judges[scorer]
+        if isinstance(judge, EncoderScorer):
+            judge.seed = seed
+        found = run(name, judge, source, ratio, seed, options.data_root)
         record = dict(zip(KEYS, (name, scorer, source, ratio, seed), strict=True)) | found
         with RECORDS.open("a") as file:
             file.write(json.dumps(record) + "\n")
         print(f"{name}, {scorer}, {ratio:.0%} {source}, seed {seed}: {found['share']:.3f}", file=sys.stderr, flush=True)
-    show(read())
+    table = read()
+    summarise(table)
+    show(table)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "studies"))
 import clients
 import comparison
 import drift
+import planted
 import prompts
 import variance
 
@@ -114,3 +115,28 @@ def test_planted_clicks_come_at_times_between_the_others_of_their_user(tmp_path:
         real = clicks.times[row][~clicks.noise[row]]
         assert (real.diff() == 1).all() and len(real) == 8  # the first eight of each user, by their own times
         assert ((clicks.times[row] >= real.min()) & (clicks.times[row] <= real.max())).all(), user
+
+
+def test_an_estimate_is_compared_with_what_was_planted_and_what_was_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Any
+) -> None:
+    cut = {"above": 0.5, "dropped": 10, "right": 0.1, "planted": 0.8}
+    both = {"data": "yelp", "scorer": "lexical", "seed": 0, "auc": 0.8, "auc_not_planted": 0.9, "cuts": [cut]}
+    rows = [
+        both
+        | {"source": "random", "ratio": 0.0, "planted": 0.0, "share": 0.1, "low": 0.0, "high": 0.2, "can_tell": True},
+        both
+        | {"source": "random", "ratio": 0.2, "planted": 0.2, "share": 0.3, "low": 0.2, "high": 0.4, "can_tell": True},
+        both
+        | {"source": "random", "ratio": 0.4, "planted": 0.3, "share": 0.3, "low": 0.0, "high": 0.4, "can_tell": False},
+    ]
+    monkeypatch.setattr(planted, "RECORDS", tmp_path / "planted.jsonl")
+    planted.RECORDS.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    table = planted.read()
+    assert table.error.tolist() == pytest.approx([0.0, 0.3 - (0.2 + 0.1 * 0.8), 0.3 - (0.3 + 0.1 * 0.7)])
+    planted.summarise(table)
+    planted.show(table)
+    said = capsys.readouterr().out
+    assert "* lexical, can tell: 1 audits, error +0.020 to +0.020, 1 within .03" in said
+    assert "* lexical, cannot tell: 1 audits, error -0.070 to -0.070, 0 within .03" in said
+    assert "| lexical | yelp | 20% random | 10% | 10 | 80% |" in said
