@@ -9,12 +9,17 @@ The three take turns, so that a machine that changes its speed changes it for al
     python benchmarks/epoch.py --backbones
 
 times one epoch of every backbone instead, with its defaults at 2 graph layers, and NCL with its prototypes.
+
+    python benchmarks/epoch.py --objectives
+
+times one epoch of LightGCN and MF with every objective and every choice of negatives.
 """
 
 import argparse
 import time
 import warnings
 from statistics import median
+from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
@@ -103,13 +108,37 @@ def time_backbones(data: Yelp, rounds: int) -> None:
         "NCL": NCL(*sizes, num_layers=2, warm_up_epochs=0),
         "RGCF": RGCF(*sizes, num_layers=2),
     }
-    seconds: dict[str, list[float]] = {name: [] for name in backbones}
+    show_times({name: (model, data) for name, model in backbones.items()}, rounds, "--backbones")
+
+
+def time_objectives(data: Yelp, rounds: int) -> None:
+    """Print the seconds per epoch of every objective."""
+    several = Yelp(str(data.data_dir), num_negatives=4)
+    several.setup("fit")
+    choices: dict[str, tuple[Yelp, dict[str, Any]]] = {
+        "bpr": (data, {}),
+        "bce": (data, {"objective": "bce"}),
+        "bpr, hardest of 4": (several, {"negatives": "hardest"}),
+        "softmax, shared": (data, {"objective": "softmax"}),
+        "softmax, in-batch": (data, {"objective": "softmax", "negatives": "in-batch"}),
+        "softmax, 4 of its own": (several, {"objective": "softmax", "negatives": "uniform"}),
+    }
+    fits: dict[str, tuple[Backbone, Yelp]] = {}
+    for backbone in (LightGCN, MF):
+        for name, (batches, arguments) in choices.items():
+            model: Backbone = backbone(data.num_users, data.num_items, **arguments)
+            fits[f"{backbone.__name__}, {name}"] = (model, batches)
+    show_times(fits, rounds, "--objectives")
+
+
+def show_times(fits: dict[str, tuple[Backbone, Yelp]], rounds: int, option: str) -> None:
+    """Let models take turns with an epoch each, and print their seconds."""
+    seconds: dict[str, list[float]] = {name: [] for name in fits}
     for _ in range(rounds):
-        for name, model in backbones.items():
-            seconds[name].append(trainer_epoch(model, data))
-    table = Table(
-        "Yelp, batch 1024", "seconds per epoch: median", "min", "max", title="benchmarks/epoch.py --backbones"
-    )
+        for name, (model, batches) in fits.items():
+            seconds[name].append(trainer_epoch(model, batches))
+    title = f"benchmarks/epoch.py {option}"
+    table = Table("Yelp, batch 1024", "seconds per epoch: median", "min", "max", title=title)
     for name, times in seconds.items():
         table.add_row(name, *(f"{value:.2f}" for value in (median(times), min(times), max(times))))
     Console().print(table)
@@ -122,12 +151,16 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed")
     parser.add_argument("--backbones", action="store_true", help="time every backbone instead")
+    parser.add_argument("--objectives", action="store_true", help="time every objective instead")
     arguments = parser.parse_args()
     keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir)
     data.setup()
     if arguments.backbones:
         time_backbones(data, arguments.rounds)
+        return
+    if arguments.objectives:
+        time_objectives(data, arguments.rounds)
         return
     ours = LightGCN(data.num_users, data.num_items)
     theirs = LGConvLightGCN(data.num_users, data.num_items)

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+_NEVER = -1e9  # the logit of an item that is left out; finite, so that its gradient is 0 and not NaN
 _ROWS = 128  # the number of anchors at once: their products with 10,000 candidates stay in a processor's cache
 
 
@@ -38,19 +39,47 @@ def bce_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
     return torch.stack([F.softplus(-positive_score), F.softplus(negative_score)], dim=1)
 
 
-def softmax_loss(positive_logit: Tensor, negative_logits: Tensor) -> Tensor:
-    """Return the sampled softmax loss ``-log(exp(p) / (exp(p) + sum_j exp(n_j)))`` of each sample.
+class _SoftmaxLoss(torch.autograd.Function):
+    """The sampled softmax in five passes over the predictions, forwards and backwards; autograd would take twelve."""
 
-    With a single negative it is the pairwise loss. Wu et al., TOIS 2024, equation 7 (there called SSM).
+    @staticmethod
+    def forward(ctx: Any, positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None) -> Tensor:
+        exponentials = negatives / temperature
+        if excluded is not None:
+            exponentials.masked_fill_(excluded, _NEVER)
+        highest = exponentials.amax(dim=1, keepdim=True)
+        sums = exponentials.sub_(highest).exp_().sum(dim=1)
+        gap = sums.log() + highest.squeeze(1) - positive / temperature
+        ctx.temperature = temperature
+        ctx.save_for_backward(exponentials, sums, gap)
+        return F.softplus(gap)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        exponentials, sums, gap = ctx.saved_tensors
+        slope = upstream * gap.sigmoid() / ctx.temperature
+        return -slope, exponentials * (slope / sums)[:, None], None, None
+
+
+def softmax_loss(
+    positive_score: Tensor, negative_scores: Tensor, temperature: float = 1.0, excluded: Tensor | None = None
+) -> Tensor:
+    """Return the sampled softmax loss ``-log(exp(p / t) / (exp(p / t) + sum_j exp(n_j / t)))`` of each sample.
+
+    With a single negative it is the pairwise loss. Wu et al., TOIS 2024, where it is called SSM.
 
     Args:
-        positive_logit: The logits of the observed items, p, [B].
-        negative_logits: The logits of the items that each of them is compared with, n_j, [B, N].
+        positive_score: The predictions of the observed items, p, [B].
+        negative_scores: The predictions of the items that each of them is compared with, n_j, [B, N].
+        temperature: The temperature t.
+        excluded: Which of these items are left out of the sum, bool [B, N]; None is none.
 
     Returns:
-        One loss per sample, [B].
+        One loss per sample, [B]; 0 if all of its items are left out.
     """
-    return F.softplus(negative_logits.logsumexp(dim=1) - positive_logit)
+    loss: Tensor = _SoftmaxLoss.apply(positive_score, negative_scores, temperature, excluded)  # type: ignore[no-untyped-call]
+    return loss
 
 
 class _LogSumExp(torch.autograd.Function):

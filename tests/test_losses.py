@@ -30,6 +30,23 @@ def test_softmax_is_minus_log_of_the_observed_share() -> None:
     )
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.15])
+def test_softmax_has_the_gradient_of_the_plain_formula(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    positive = torch.randn(6, generator=generator, dtype=torch.float64).requires_grad_()
+    negatives = torch.randn(6, 9, generator=generator, dtype=torch.float64).requires_grad_()
+    excluded = torch.rand(6, 9, generator=generator) < 0.3
+    weights = torch.rand(6, generator=generator, dtype=torch.float64)
+    excluded[2] = True
+    losses = softmax_loss(positive, negatives, temperature, excluded)
+    assert losses[2] == 0
+    logits = torch.cat([positive[:, None], negatives.masked_fill(excluded, -torch.inf)], dim=1) / temperature
+    plain = F.cross_entropy(logits, torch.zeros(6, dtype=torch.int64), reduction="none")
+    torch.testing.assert_close(losses, plain)
+    ours, theirs = (torch.autograd.grad((weights * each).sum(), [positive, negatives]) for each in (losses, plain))
+    torch.testing.assert_close(ours, theirs)
+
+
 def test_losses_stay_finite_for_extreme_scores() -> None:
     extreme = torch.tensor([1e4, -1e4])
     assert bpr_loss(extreme, -extreme).isfinite().all()

@@ -20,7 +20,6 @@ from llmhd_pl.training_data import training_interactions
 Objective = Literal["bpr", "bce", "softmax"]
 Negatives = Literal["uniform", "hardest", "shared", "in-batch"]
 _SHARED = 512  # items that a whole batch is compared with: one product, which costs less than a step without it
-_NEVER = -1e9  # the logit of an item that is no negative of this sample; finite, so that its gradient is 0 and not NaN
 
 
 class Backbone(SampleWeights, CheckedCheckpoints, ABC):
@@ -212,8 +211,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
         positive_score, scores = predictions[: len(users)], predictions[len(users) :].view(number, -1)
         if self.objective == "softmax":
-            losses = softmax_loss(positive_score / self.softmax_temperature, scores.t() / self.softmax_temperature)
-            return losses, positive_score, scores[0]
+            return softmax_loss(positive_score, scores.t(), self.softmax_temperature), positive_score, scores[0]
         if single:
             negative_score = scores[0]
         else:
@@ -230,13 +228,16 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         shared = (positive if corrected else batch.get("shared", negative))[:_SHARED]
         own, against = self.score_against(users, torch.stack([positive, negative], dim=1), shared)
         positive_score, negative_score = own.unbind(dim=1)
-        self._predictions.see(against.detach(), self.current_epoch, self.global_step)
-        logit, logits = positive_score / self.softmax_temperature, against / self.softmax_temperature
+        # Looking at the whole product would take a sixth of the time; what is wrong with it is wrong with the loss too.
+        self._predictions.see(own.detach(), self.current_epoch, self.global_step)
+        observed = positive_score
         if corrected:
             assert self._log_share is not None
-            logit, logits = logit - self._log_share[positive], logits - self._log_share[shared]
-        logits = logits.masked_fill(shared == positive[:, None], _NEVER)
-        return softmax_loss(logit, logits), positive_score, negative_score
+            popularity = self.softmax_temperature * self._log_share
+            observed, against = observed - popularity[positive], against - popularity[shared]
+        excluded = shared.int() == positive.int()[:, None]
+        losses = softmax_loss(observed, against, self.softmax_temperature, excluded)
+        return losses, positive_score, negative_score
 
     def _candidates(self, batch: Batch) -> Tensor:
         if "candidates" not in batch:
