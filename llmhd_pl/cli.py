@@ -67,7 +67,8 @@ class CLI(LightningCLI):
         for name, (callback, defaults) in CALLBACKS.items():
             parser.add_lightning_class_args(callback, name)
             parser.set_defaults({f"{name}.{key}": value for key, value in defaults.items()})
-        parser.set_defaults({"trainer.logger": LOGGER})
+        # One device, unless several are asked for: Lightning would start DDP on all GPUs of the machine.
+        parser.set_defaults({"trainer.logger": LOGGER, "trainer.devices": 1})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
         """Check the checkpoint, and keep Lightning from replacing the settings of a fit by those in it."""

@@ -10,6 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32 if its own format is smaller, and otherwise as it is."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def _has_csr(device: torch.device) -> bool:
+    """Return whether a device has CSR tensors and bags with weights; Apple's MPS has not."""
+    return device.type in ("cpu", "cuda")
+
+
 def symmetric_csr(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return the CSR pattern of the bipartite graph, users first, then items.
 
@@ -85,12 +95,23 @@ def _csr_tensor(crow: Tensor, col: Tensor, val: Tensor, num_columns: int) -> Ten
 
 
 def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
-    """Return a matrix in CSR times ``x`` [columns, d], both float32, without a gradient: [rows, d]."""
-    if x.device.type == "cpu":
+    """Return a matrix in CSR times ``x`` [columns, d], without a gradient: [rows, d]."""
+    val = val.to(x.dtype)  # of a run in float64, the graph may have been built before or after the model was converted
+    if not _has_csr(x.device):
+        return x.new_zeros(len(crow) - 1, x.shape[1]).index_add_(
+            0, _rows(crow, col), val[:, None] * x.index_select(0, col)
+        )
+    if x.device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
         # A row of the product is a weighted bag of rows of x, and PyTorch's kernel for that uses AVX-512. MKL's product
-        # of CSR matrices uses the oldest instructions on all processors but Intel's (benchmarks/product.py).
+        # of CSR matrices uses the oldest instructions on all processors but Intel's (benchmarks/product.py). On a GPU
+        # the kernel sums a row in one order always, which cuSPARSE does not promise, but a popular item's row slowly.
         return F.embedding_bag(col, x, crow, mode="sum", per_sample_weights=val, include_last_offset=True)
     return torch.mm(_csr_tensor(crow, col, val, len(x)), x)
+
+
+def _rows(crow: Tensor, col: Tensor) -> Tensor:
+    """Return the row of each entry, int32 [entries]."""
+    return torch.repeat_interleave(crow.diff(), output_size=len(col))
 
 
 class _LayerSum(torch.autograd.Function):
@@ -132,6 +153,14 @@ class SymmetricAdjacency(nn.Module):
         for name, buffer in (("crow", crow), ("col", col), ("val", val)):
             self.register_buffer(name, buffer, persistent=False)
 
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the matrix along with its module, but keep its values in float32 when that turns to 16 bit."""
+        before = self.val
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if self.val.dtype != at_least_float32(self.val).dtype:
+            self.val = before.to(self.val.device)
+        return self
+
     def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
         """Return ``sum_k weights[k] A^k x``, in float32 even under autocast: there is no sparse product in bf16.
 
@@ -143,7 +172,9 @@ class SymmetricAdjacency(nn.Module):
             The weighted sum of the layers, float32 [nodes, d].
         """
         with torch.autocast(x.device.type, enabled=False):
-            total: Tensor = _LayerSum.apply(self, x.float(), tuple(weights))  # type: ignore[no-untyped-call]
+            total: Tensor = _LayerSum.apply(  # type: ignore[no-untyped-call]
+                self, at_least_float32(x), tuple(weights)
+            )
         return total
 
     def _layer_sum(self, x: Tensor, weights: tuple[float, ...]) -> Tensor:
@@ -222,7 +253,9 @@ class WeightedAdjacency(SymmetricAdjacency):
             The product, float32 [nodes, d].
         """
         with torch.autocast(x.device.type, enabled=False):
-            product: Tensor = _WeightedProduct.apply(weights.float(), x.float(), self)  # type: ignore[no-untyped-call]
+            product: Tensor = _WeightedProduct.apply(  # type: ignore[no-untyped-call]
+                at_least_float32(weights), at_least_float32(x), self
+            )
         return product
 
     def edge_dots(self, x: Tensor) -> Tensor:
@@ -235,7 +268,7 @@ class WeightedAdjacency(SymmetricAdjacency):
             One number per edge, float32 [n].
         """
         with torch.autocast(x.device.type, enabled=False):
-            dots: Tensor = _EdgeDots.apply(x.float(), self)  # type: ignore[no-untyped-call]
+            dots: Tensor = _EdgeDots.apply(at_least_float32(x), self)  # type: ignore[no-untyped-call]
         return dots
 
     def _product(self, weights: Tensor, x: Tensor) -> Tensor:
@@ -243,6 +276,9 @@ class WeightedAdjacency(SymmetricAdjacency):
 
     def _dots(self, left: Tensor, right: Tensor) -> Tensor:
         """Return ``left_r right_c`` of every entry (r, c): [2n]."""
-        pattern = _csr_tensor(self.crow, self.col, torch.zeros_like(self.val), len(self.crow) - 1)
+        if not _has_csr(left.device):
+            ends = _rows(self.crow, self.col), self.col
+            return (left.index_select(0, ends[0]) * right.index_select(0, ends[1])).sum(dim=1)
+        pattern = _csr_tensor(self.crow, self.col, left.new_zeros(len(self.col)), len(self.crow) - 1)
         dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
         return dots

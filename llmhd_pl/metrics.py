@@ -68,7 +68,8 @@ class RankingMetric(Metric):
             num_relevant: The number of relevant items of each user, [users].
         """
         counted = num_relevant > 0
-        self.total += self.per_user(hits[counted, : self.k].float(), num_relevant[counted]).sum()
+        values = self.per_user(hits[:, : self.k].float(), num_relevant.clamp(min=1))
+        self.total += (values * counted).sum()
         self.users += counted.sum()
 
     def compute(self) -> Tensor:
@@ -99,11 +100,19 @@ class Recall(RankingMetric):
 class NDCG(RankingMetric):
     """NDCG@K with binary relevance (Järvelin and Kekäläinen, 2002). The ideal ranking has min(K, relevant) items."""
 
+    discount: Tensor
+    ideal: Tensor
+
+    def __init__(self, k: int) -> None:
+        super().__init__(k)
+        # Once and on the CPU: a GPU's running sum of floats is not the same in every run.
+        discount = torch.arange(2, k + 2).float().log2().reciprocal()
+        self.register_buffer("discount", discount, persistent=False)
+        self.register_buffer("ideal", discount.cumsum(0), persistent=False)
+
     def per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
         """Return the NDCG of each user; see ``RankingMetric``."""
-        discount = torch.arange(2, self.k + 2, device=hits.device).float().log2().reciprocal()
-        ideal = discount.cumsum(0)[num_relevant.clamp(max=self.k) - 1]
-        return (hits * discount[: hits.shape[1]]).sum(dim=1) / ideal
+        return (hits * self.discount[: hits.shape[1]]).sum(dim=1) / self.ideal[num_relevant.clamp(max=self.k) - 1]
 
 
 def auc(positive: Tensor, negative: Tensor) -> float:

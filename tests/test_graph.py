@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from llmhd_pl import graph
 from llmhd_pl.graph import SymmetricAdjacency, WeightedAdjacency, edge_normalization, symmetric_normalization
 
 
@@ -128,3 +129,15 @@ assert warnings.filters == filters
 def test_pytorchs_warning_about_csr_tensors_is_suppressed_and_no_filter_stays() -> None:
     """In its own process, because PyTorch warns once per process."""
     subprocess.run([sys.executable, "-c", WITHOUT_A_WARNING], check=True)
+
+
+def test_without_csr_tensors_the_products_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MPS has none: what it does instead, run on the CPU under another name."""
+    users, items = random_edges(7, 5, 0)
+    adjacency = SymmetricAdjacency(*symmetric_normalization(users, items, 7, 5))
+    weighted = WeightedAdjacency(users, items, 7, 5)
+    x, weights = torch.randn(12, 3), torch.rand(len(users))
+    wanted = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.weighted(weights, x), weighted.edge_dots(x)
+    monkeypatch.setattr(graph, "_has_csr", lambda device: False)
+    found = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.weighted(weights, x), weighted.edge_dots(x)
+    torch.testing.assert_close(found, wanted)

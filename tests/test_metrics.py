@@ -1,10 +1,12 @@
 import math
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
 from llmhd_pl.metrics import NDCG, Recall, auc, rank_hits
@@ -88,3 +90,22 @@ def test_auc_counts_ties_half_and_leaves_out_nan() -> None:
     # 3 > 1, 3 > 2, 2 > 1, and 2 ties with 2
     assert auc(torch.tensor([3.0, nan, 2.0]), torch.tensor([1.0, 2.0, nan])) == 3.5 / 4
     assert math.isnan(auc(torch.tensor([nan]), torch.tensor([1.0])))
+
+
+def test_no_running_sum_of_floats_is_taken_where_the_predictions_are() -> None:
+    """On a GPU it would differ from run to run, so that a deterministic run refuses it."""
+
+    class Watch(TorchDispatchMode):
+        seen: ClassVar[list[str]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            self.seen.append(str(func))
+            return func(*args, **(kwargs or {}))
+
+    metrics = [NDCG(3), Recall(3)]
+    with Watch() as watch:
+        for metric in metrics:
+            metric.update(torch.tensor([[True, False, True], [False, True, False]]), torch.tensor([2, 0]))
+            metric.compute()
+    assert any("mul" in name for name in watch.seen)
+    assert not [name for name in watch.seen if "cumsum" in name]

@@ -43,6 +43,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
+    log_share: Tensor | None  # the logarithm of each item's share of the training interactions, [items]
+
     def __init__(
         self,
         num_users: int,
@@ -78,7 +80,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self.objective: Objective = objective
         self.softmax_temperature = softmax_temperature
         self.learning_rate, self.l2 = learning_rate, l2
-        self._log_share: Tensor | None = None  # of the training interactions that are with an item, [items]
+        self.register_buffer("log_share", None, persistent=False)
         self.ks = tuple(sorted(ks))
         metrics = {f"{name}@{k}": metric(k) for name, metric in (("recall", Recall), ("ndcg", NDCG)) for k in self.ks}
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
@@ -103,7 +105,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             remedy = "Pass a data module that has them, or train with negatives='shared'."
             _, items = training_interactions(self.trainer, self, remedy)
             counts = torch.bincount(items, minlength=self.num_items).clamp(min=1)
-            self._log_share = (counts / len(items)).log().to(self.device)
+            self.log_share = (counts / len(items)).log()
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -179,7 +181,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
         # divides by the ranks' mean count, that average is the gradient of the weighted mean over the whole batch.
-        local = torch.stack([counts.sum(), counts.new_tensor(len(users))])
+        local = torch.stack([counts.sum(), counts.new_full((), len(users))])
         count, samples = reduced(self.trainer, local, "mean")
         loss = (weights * losses).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
         self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(users))
@@ -206,10 +208,9 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             return self._compare_with_shared(batch)
         single = self.objective != "softmax" and self.negatives == "uniform"
         candidates = batch["negative"][:, None] if single else self._candidates(batch)
-        number = candidates.shape[1]
-        predictions = self.score(users.repeat(1 + number), torch.cat([positive, candidates.t().flatten()]))
+        predictions = self.score(users.repeat(1 + candidates.shape[1]), torch.cat([positive, candidates.t().flatten()]))
         self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
-        positive_score, scores = predictions[: len(users)], predictions[len(users) :].view(number, -1)
+        positive_score, scores = predictions[: len(users)], predictions[len(users) :].view(candidates.shape[1], -1)
         if self.objective == "softmax":
             return softmax_loss(positive_score, scores.t(), self.softmax_temperature), positive_score, scores[0]
         if single:
@@ -224,18 +225,16 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
     def _compare_with_shared(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         users, positive, negative = batch["user"], batch["positive"], batch["negative"]
         corrected = self.negatives == "in-batch"
-        # Every process compares its share of the batch with items of the whole batch, which the loader has added.
         shared = (positive if corrected else batch.get("shared", negative))[:_SHARED]
         own, against = self.score_against(users, torch.stack([positive, negative], dim=1), shared)
         positive_score, negative_score = own.unbind(dim=1)
-        # Looking at the whole product would take a sixth of the time; what is wrong with it is wrong with the loss too.
+        # Not at the whole product, which would take a sixth of the time: what is wrong with it is wrong with the loss.
         self._predictions.see(own.detach(), self.current_epoch, self.global_step)
-        observed = positive_score
+        observed, excluded = positive_score, shared.int() == positive.int()[:, None]
         if corrected:
-            assert self._log_share is not None
-            popularity = self.softmax_temperature * self._log_share
+            assert self.log_share is not None
+            popularity = self.softmax_temperature * self.log_share
             observed, against = observed - popularity[positive], against - popularity[shared]
-        excluded = shared.int() == positive.int()[:, None]
         losses = softmax_loss(observed, against, self.softmax_temperature, excluded)
         return losses, positive_score, negative_score
 
@@ -285,5 +284,17 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         return {"user": batch["user"], "item": top.indices, "score": top.values}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Return Adam, in its fused version, which is 8 times faster on a CPU for embedding tables."""
-        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=True)
+        """Return Adam, in its fused version, which is 8 times faster on a CPU for embedding tables.
+
+        With "16-mixed" and a clipped gradient it is the plain version: the fused one scales the gradient back too late.
+
+        Raises:
+            ValueError: If parameters are float16, in which Adam's epsilon is 0.
+        """
+        if any(parameter.dtype == torch.float16 for parameter in self.parameters()):
+            raise ValueError(
+                "Adam cannot train parameters in float16 (16-true). Use bf16-true, bf16-mixed or 16-mixed."
+            )
+        trainer = self._trainer
+        clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
+        return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=not clipped)

@@ -11,6 +11,7 @@ from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
+from llmhd_pl.graph import at_least_float32
 
 
 class NGCF(GraphBackbone):
@@ -85,7 +86,8 @@ class NGCF(GraphBackbone):
         layers = [layer]
         for of_sum, of_product in zip(self.sums, self.products, strict=True):
             neighbours = self.graph(layer)
-            layer = F.leaky_relu(of_sum(layer + neighbours) + of_product(neighbours * layer), 0.2).float()
+            both = (part.to(of_sum.weight.dtype) for part in (layer + neighbours, neighbours * layer))
+            layer = at_least_float32(F.leaky_relu(of_sum(next(both)) + of_product(next(both)), 0.2))
             if generator is not None:
                 layer = dropout(layer, self.message_dropout, generator)
             layer = F.normalize(layer, dim=1)

@@ -110,12 +110,13 @@ def joint(
 
 
 def _standard(values: Tensor, reduce: Reduce) -> Tensor:
-    there = values[~values.isnan()].double()
-    sums = torch.stack([torch.tensor(float(len(there)), device=values.device, dtype=torch.float64), there.sum()])
+    exact = torch.float32 if values.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    there = values[~values.isnan()].to(exact)
+    sums = torch.stack([torch.tensor(float(len(there)), device=values.device, dtype=exact), there.sum()])
     count, total = reduce(sums).unbind()
     mean = total / count.clamp(min=1)
     deviation = (reduce((there - mean).square().sum()) / count.clamp(min=1)).sqrt()
-    return ((values.double() - mean) / deviation.clamp(min=1e-12)).float()
+    return ((values.to(exact) - mean) / deviation.clamp(min=1e-12)).float()
 
 
 def decide(rule: Rule, epoch: Epoch, positive: Tensor, negative: Tensor, score_weight: float = 1.0) -> Tensor:

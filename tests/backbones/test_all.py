@@ -1,6 +1,7 @@
 """What every backbone can do: all objectives, bf16, denoisers, resumes, several processes."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from small_models import catalog, fit, quiet
 from torch import Tensor
 
-from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, LightGCN, NeuMF
+from llmhd_pl import LLMHD
+from llmhd_pl.backbones import GMF, MF, NCL, NGCF, RGCF, SGL, Backbone, GraphBackbone, LightGCN, NeuMF
 from llmhd_pl.callbacks import (
     DoubleCorrection,
     GraphPruning,
@@ -135,3 +137,50 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path: Path, name: str) -> 
         weights.append(torch.load(path)["state_dict"])
     for (key, one), two in zip(weights[0].items(), weights[1].values(), strict=True):
         torch.testing.assert_close(one, two, atol=2e-4, rtol=1e-3, msg=lambda message: f"{key}: {message}")  # noqa: B023
+
+
+@each
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+@pytest.mark.parametrize("graph_first", [False, True])
+def test_whole_models_in_another_precision(name: str, precision: Any, graph_first: bool, tmp_path: Path) -> None:
+    """A graph that was set by hand is converted with the model; one that the trainer sets is not."""
+    model, data = make(name, objective="softmax"), catalog()
+    if graph_first:
+        if not isinstance(model, GraphBackbone):
+            return
+        data.setup("fit")
+        model.set_graph(data.train_users, data.train_items)
+    before = None if not isinstance(model, GraphBackbone) or model.adjacency is None else model.graph.val.clone()
+    callbacks = LLMHD(LexicalScorer(), ramp_epochs=1)
+    trainer = quiet(callbacks=list(callbacks), max_epochs=2, precision=precision, default_root_dir=tmp_path)
+    trainer.fit(model, data)
+    wanted = torch.float64 if precision == "64-true" else torch.bfloat16
+    assert {parameter.dtype for parameter in model.parameters()} == {wanted}
+    if before is not None and precision == "bf16-true":
+        model.to(torch.bfloat16)
+        assert torch.equal(model.graph.val, before)
+    assert model.rank(torch.arange(3)).dtype in (torch.float32, wanted)
+
+
+def test_float16_parameters_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"float16 \(16-true\). Use bf16-true"):
+        fit(make("LightGCN"), precision="16-true")
+
+
+@pytest.mark.parametrize(
+    ("precision", "clip", "fused"), [("16-mixed", 1.0, False), ("16-mixed", None, True), ("32-true", 1.0, True)]
+)
+def test_what_scales_the_gradient_back_by_itself_is_not_used_where_it_is_clipped(
+    precision: str, clip: float | None, fused: bool
+) -> None:
+    model = make("MF")
+    model._trainer = SimpleNamespace(precision=precision, gradient_clip_val=clip)  # type: ignore[assignment]
+    assert model.configure_optimizers().defaults["fused"] is fused
+
+
+def test_a_deterministic_run_validates(tmp_path: Path) -> None:
+    try:
+        trainer = fit(make("LightGCN"), deterministic=True, max_epochs=1, default_root_dir=tmp_path)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert "val/ndcg@10" in trainer.callback_metrics

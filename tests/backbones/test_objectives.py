@@ -76,7 +76,7 @@ def test_several_processes_share_the_items_of_the_whole_batch() -> None:
 def test_observed_items_of_a_batch_are_corrected_by_their_popularity() -> None:
     model = factors(objective="softmax", negatives="in-batch")
     share = torch.tensor([0.1, 0.4, 0.2, 0.25, 0.05]).log()
-    model._log_share = share
+    model.log_share = share
     out = model.training_step(batch(), 0)
     torch.testing.assert_close(out["losses"], softmax(model, [[3, 2], [1, 2], [1, 3]], share))
 
@@ -86,8 +86,8 @@ def test_the_popularity_is_counted_in_the_training_interactions() -> None:
     model = make("MF", objective="softmax", negatives="in-batch")
     quiet(max_epochs=1, limit_val_batches=0).fit(model, data)
     counts = torch.bincount(data.train_items, minlength=50).clamp(min=1)
-    assert model._log_share is not None
-    torch.testing.assert_close(model._log_share, (counts / len(data.train_items)).log())
+    assert model.log_share is not None
+    torch.testing.assert_close(model.log_share, (counts / len(data.train_items)).log())
 
 
 def test_each_sample_may_be_compared_with_its_own_candidates() -> None:
