@@ -17,7 +17,7 @@ from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, observed
 from llmhd_pl.llm import doubts
 from llmhd_pl.llm.judgements import Agreement, Judgements
 from llmhd_pl.llm.scorer import Scorer, check_scorer
-from llmhd_pl.processes import gathered, own_file
+from llmhd_pl.processes import gathered, own_file, wait_for_all
 from llmhd_pl.scale import FITTING
 
 Scored = Literal["candidates", "all"]
@@ -106,11 +106,13 @@ class LLMSampleScorer(EpochEndCallback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Let the scorer take in the catalog; one process after the other, so that the others find it cached."""
+        wait_for_all(trainer)
         if trainer.global_rank == 0:
             self.judgements.prepare()
-        trainer.strategy.barrier("prepare the scorer")
+        wait_for_all(trainer)
         if trainer.global_rank != 0:
             self.judgements.prepare()
+        wait_for_all(trainer)
         # Processes agree on log_dir when it is asked for: all must ask, which they do here, and not where files are
         # written, which only those do that have something to write.
         self._folder = Path(trainer.log_dir or trainer.default_root_dir)
@@ -127,10 +129,11 @@ class LLMSampleScorer(EpochEndCallback):
         suspicious = observed(epoch.status != CLEAN).cpu()
         self.scorer.fault = ""  # what happens from now on may explain why there is no answer
         positive, agreement = self.judgements.score_observed(epoch.number, observed_wanted.nonzero().flatten())
-        self._report_agreement(pl_module, epoch, agreement)
         negative = torch.full_like(positive, torch.nan)
         sampled = sampled_wanted.nonzero().flatten()
         negative[sampled] = self.judgements.score(epoch.number, epoch.users[sampled], epoch.negatives[sampled])
+        wait_for_all(trainer)
+        self._report_agreement(pl_module, epoch, agreement)
         epoch.decide(decide(self.rule, epoch, positive, negative, self.score_weight))
         self._report_answers(pl_module, epoch, (observed_wanted, positive), (sampled_wanted, negative))
         self._report_doubts(pl_module, epoch, suspicious, (observed_wanted, positive), (sampled_wanted, negative))

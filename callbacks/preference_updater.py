@@ -14,6 +14,7 @@ from llmhd_pl.denoising.flags import flag
 from llmhd_pl.denoising.store import observed
 from llmhd_pl.items_by_user import ItemsByUser
 from llmhd_pl.llm.judgements import Judgements
+from llmhd_pl.processes import wait_for_all
 
 Among = Literal["all", "dropped"]
 
@@ -85,6 +86,7 @@ class PreferenceUpdater(EpochEndCallback):
             dict(ItemsByUser(epoch.users[liked], negatives[liked])),
         )
         self.judgements.write_preferences()
+        wait_for_all(trainer)
         # The scorer has not been told what it did not answer: it is when the item is flagged next.
         unanswered = ~torch.isin(epoch.users.cpu(), torch.tensor(sorted(revised), dtype=torch.int64))
         epoch.false_positive_flags[disliked & unanswered] -= 1

@@ -13,6 +13,7 @@ from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import candidates, noise_set, random_members, telling
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
+from llmhd_pl.processes import wait_for_all
 
 Candidates = Literal["variance", "random"]
 
@@ -84,9 +85,11 @@ class VariancePruning(EpochEndCallback):
         """With "auto", find the drop rate, unless a checkpoint has brought it; one process asks for all."""
         if not self.auto or self._audited:
             return
+        wait_for_all(trainer)
         rate = 0.0
         if trainer.global_rank == 0:
             rate = audited_rate(trainer, self, self.recorder, self.false_discoveries)
+        wait_for_all(trainer)
         self.max_drop_rate, self._audited = trainer.strategy.broadcast(rate), True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:

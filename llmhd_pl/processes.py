@@ -1,10 +1,16 @@
 """What the processes of a run do together; with a single process nothing is communicated."""
 
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
+
+_LONG = timedelta(days=7)
+_meetings: WeakKeyDictionary[Any, Any] = WeakKeyDictionary()
+"""By strategy, the group of processes that wait for each other."""
 
 
 def reduced(trainer: Any, tensor: Tensor, operation: Literal["sum", "mean", "max"] = "sum") -> Tensor:
@@ -22,6 +28,23 @@ def reduced(trainer: Any, tensor: Tensor, operation: Literal["sum", "mean", "max
         return tensor
     result: Tensor = trainer.strategy.reduce(tensor.clone(), reduce_op=operation)
     return result
+
+
+def wait_for_all(trainer: Any) -> None:
+    """Wait until all processes have come here, for up to a week. Every process must call it.
+
+    What one process does alone, such as asking a language model, may take longer than the half hour after which NCCL
+    (and gloo) gives up on the next thing that all do together. The first call of a run must come when all of them are
+    about to arrive: it makes the group that waits.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+    """
+    if trainer.world_size == 1:
+        return
+    if trainer.strategy not in _meetings:
+        _meetings[trainer.strategy] = torch.distributed.new_group(backend="gloo", timeout=_LONG)
+    torch.distributed.barrier(group=_meetings[trainer.strategy])
 
 
 def gathered(trainer: Any, value: Any) -> list[Any]:

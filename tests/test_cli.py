@@ -93,7 +93,7 @@ def test_a_run_takes_one_device_unless_it_is_given_several() -> None:
     """Lightning would start DDP on every GPU of the machine."""
     parse = main(["fit", *SMALL]).parser.parse_args
     assert parse(["fit", *SMALL]).fit.trainer.devices == 1
-    assert parse(["fit", *SMALL, "--trainer.devices", "2"]).fit.trainer.devices == 2
+    assert int(parse(["fit", *SMALL, "--trainer.devices", "2"]).fit.trainer.devices) == 2
 
 
 def test_a_bundled_configuration_is_found_by_its_name() -> None:

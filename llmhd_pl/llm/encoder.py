@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from llmhd_pl.llm.alignment import RECIPE, align, make_projections, scale
 from llmhd_pl.llm.digest import digest
-from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.dtypes import Dtype, check_dtype, resolved_dtype
 from llmhd_pl.llm.hidden_states import HiddenStates
 from llmhd_pl.llm.pretrained import (
     Quantization,
@@ -62,14 +62,16 @@ class EncoderScorer(VectorScorer):
         quantization: How to load a causal language model: "nf4", "int8" or "none" (``load_causal_lm``). None: the model
             is a sentence encoder.
         layer: The number of layers of the language model that a text passes through. None takes half of them.
+        dtype: The format of the model's weights. "auto" is bfloat16 where the machine multiplies it, otherwise float16
+            on a GPU and float32 on a CPU. A model that overflows in float16 needs "float32".
 
     Raises:
         ImportError: If sentence-transformers is not installed; raised by ``prepare``. A language model does not need
             it.
         OSError: If the model cannot be loaded; raised by ``prepare``.
-        ValueError: If ``quantization`` is unknown, ``layer`` is given for a sentence encoder, or a gguf file is given
-            without ``quantization``. If the embeddings are not finite or the model has no such layer; raised by
-            ``prepare``.
+        ValueError: If ``quantization`` or ``dtype`` is unknown, ``layer`` is given for a sentence encoder, or a gguf
+            file is given without ``quantization``. If the embeddings are not finite or the model has no such layer;
+            raised by ``prepare``.
     """
 
     def __init__(
@@ -81,8 +83,11 @@ class EncoderScorer(VectorScorer):
         seed: int = 0,
         quantization: Quantization | None = None,
         layer: int | None = None,
+        dtype: Dtype = "auto",
     ) -> None:
         super().__init__(seed)
+        check_dtype(dtype)
+        self.dtype: Dtype = dtype
         self.model, self.align, self.revision = str(model), align, revision
         self.learns = align
         if quantization is not None:
@@ -106,7 +111,7 @@ class EncoderScorer(VectorScorer):
 
     @cached_property
     def _encoder_fingerprint(self) -> str:
-        dtype = str(fast_dtype()).removeprefix("torch.")
+        dtype = str(resolved_dtype(self.dtype)).removeprefix("torch.")
         named = f"{self.model}@{self.revision or 'newest'}"
         if self.quantization is not None:
             name = model_digest(self.model) or named
@@ -193,17 +198,18 @@ class EncoderScorer(VectorScorer):
         wrong = (~embeddings.isfinite().all(dim=1)).nonzero().flatten().tolist()
         if wrong:  # before they get into the cache, and into the mean, which would spoil all others
             raise ValueError(
-                f"The model {self.model!r} ({str(fast_dtype()).removeprefix('torch.')}) gives "
+                f"The model {self.model!r} ({str(resolved_dtype(self.dtype)).removeprefix('torch.')}) gives "
                 f"{len(wrong)} of {len(unique)} texts embeddings that are not finite, first {unique[wrong[0]][:99]!r}. "
-                "Its weights are broken, or it overflows in this format: load another copy, or take another encoder."
+                "Its weights are broken, or it overflows in this format: set dtype to 'float32', load another copy, or "
+                "take another encoder."
             )
         return embeddings[[place[text] for text in texts]]
 
     def _load(self) -> Encode:
         if self.quantization is None:
-            return load_encoder(self.model, self.revision)
+            return load_encoder(self.model, self.revision, self.dtype)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = load_causal_lm(self.model, self.revision, self.quantization, device)
+        model = load_causal_lm(self.model, self.revision, self.quantization, device, self.dtype)
         return HiddenStates(model, load_tokenizer(self.model, self.revision), self.layer)
 
     def _align(self, centred: Tensor, pairs: np.ndarray) -> dict[str, Tensor]:
@@ -228,12 +234,13 @@ class EncoderScorer(VectorScorer):
         return tensors
 
 
-def load_encoder(model: str, revision: str | None = None) -> Encode:
+def load_encoder(model: str, revision: str | None = None, dtype: Dtype = "auto") -> Encode:
     """Load a sentence encoder.
 
     Args:
         model: A hub id or the path of a folder.
         revision: The revision of a model on the hub.
+        dtype: The format of its weights; see ``EncoderScorer``.
 
     Returns:
         A function from texts to their embeddings, float32 [texts, d], each row of length 1.
@@ -247,7 +254,7 @@ def load_encoder(model: str, revision: str | None = None) -> Encode:
     except ImportError as error:
         raise ImportError("EncoderScorer needs sentence-transformers: pip install 'llmhd-pl[encoder]'.") from error
     try:
-        encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": fast_dtype()})
+        encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": resolved_dtype(dtype)})
     except Exception as error:  # can be anything, from a missing folder to nonsense from a proxy
         raise OSError(
             f"The sentence encoder {model!r} could not be loaded ({error}). On a machine without a model hub, set "

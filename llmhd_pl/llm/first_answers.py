@@ -82,7 +82,7 @@ class FirstAnswers:
         if not self._goes_on("rating", valid):
             raise RuntimeError(
                 f"The first {ENOUGH} {what}s of {self.model} are not finite, so its logits overflow or its "
-                "weights are broken. Load it with another quantization, such as 'none', or load another copy of it."
+                "weights are broken. Load it with dtype 'float32' or quantization 'none', or load another copy of it."
             )
 
     def _goes_on(self, what: str, valid: bool) -> bool:

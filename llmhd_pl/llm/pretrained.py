@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from llmhd_pl.llm.digest import file_digest
-from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.dtypes import Dtype, resolved_dtype
 
 # Weights, settings, tokenizer and chat template.
 _MODEL_FILES = (".safetensors", ".bin", ".json", ".jinja", ".model", ".txt")
@@ -91,7 +91,9 @@ def load_tokenizer(model: str, revision: str | None = None) -> Any:
         return AutoTokenizer.from_pretrained(**_source(model, revision))
 
 
-def load_causal_lm(model: str, revision: str | None, quantization: Quantization, device: str) -> Any:
+def load_causal_lm(
+    model: str, revision: str | None, quantization: Quantization, device: str, dtype: Dtype = "auto"
+) -> Any:
     """Load a causal language model in eval mode.
 
     What is quantised already is loaded as it is, whatever ``quantization`` says: a checkpoint whose configuration says
@@ -100,9 +102,9 @@ def load_causal_lm(model: str, revision: str | None, quantization: Quantization,
     Args:
         model: A hub id, or the path of a folder or a gguf file.
         revision: A branch, tag or commit on the hub.
-        quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is not quantised is bfloat16, or
-            float32 on a machine that only emulates bfloat16.
+        quantization: "nf4" (4 bit, double quantisation), "int8" or "none".
         device: Where the model runs.
+        dtype: The format of what is not quantised; "auto" is the one in which the machine is fast (``fast_dtype``).
 
     Raises:
         OSError: If it cannot be loaded.
@@ -111,7 +113,7 @@ def load_causal_lm(model: str, revision: str | None, quantization: Quantization,
     import transformers
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    dtype: torch.dtype | str = fast_dtype(device)
+    wanted: torch.dtype | str = resolved_dtype(dtype, device)
     method: Any = None
     if is_gguf(model):
         # Said explicitly, because otherwise the way depends on whether a kernel can be fetched from the hub. Releases
@@ -119,13 +121,13 @@ def load_causal_lm(model: str, revision: str | None, quantization: Quantization,
         unpacked = getattr(transformers, "GgufConfig", None)
         method = None if unpacked is None else unpacked(dequantize=True)
     elif getattr(load_config(model, revision), "quantization_config", None) is not None:
-        dtype = "auto"
+        wanted = "auto"
     elif quantization == "nf4":
         method = BitsAndBytesConfig(
             load_in_4bit=True,
             bnb_4bit_quant_type="nf4",
             bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=dtype,
+            bnb_4bit_compute_dtype=wanted,
         )
     elif quantization == "int8":
         # Otherwise it says "inputs will be cast" for every layer and call.
@@ -135,7 +137,7 @@ def load_causal_lm(model: str, revision: str | None, quantization: Quantization,
         loaded = AutoModelForCausalLM.from_pretrained(
             # No key at all if there is no method: None would hide that a checkpoint is quantised.
             **_source(model, revision) | ({} if method is None else {"quantization_config": method}),
-            dtype=dtype,
+            dtype=wanted,
             device_map={"": device},
         ).eval()
     if device == "cpu":

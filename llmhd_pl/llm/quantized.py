@@ -13,7 +13,7 @@ from llmhd_pl.llm.asking import Rating
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.context import check_context, check_list, context_length
-from llmhd_pl.llm.dtypes import fast_dtype
+from llmhd_pl.llm.dtypes import Dtype, check_dtype, resolved_dtype
 from llmhd_pl.llm.first_answers import FirstAnswers
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.likelihood import TextLikelihood
@@ -37,9 +37,8 @@ class QuantizedLLM(LanguageModelScorer):
     Args:
         model: A hub id, or the path of a folder or of a single gguf file.
         revision: A branch, tag or commit on the hub.
-        quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is not quantised is bfloat16, or
-            float32 on a machine that only emulates bfloat16. What is quantised already is loaded as it is: see
-            ``load_causal_lm``.
+        quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is quantised already is loaded as it
+            is: see ``load_causal_lm``.
         device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
         batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
         prompts: See ``LanguageModelScorer`` for this argument and the following ones.
@@ -51,9 +50,11 @@ class QuantizedLLM(LanguageModelScorer):
         history_tokens: The most tokens of a history that is summarised.
         seed: The seed of the sampling of longer histories, and of the pairs that scores are calibrated on.
         calibrate: Whether scores are calibrated on observed and random pairs; False takes them as the model gives them.
+        dtype: The format of what is not quantised. "auto" is bfloat16 where the machine multiplies it, otherwise
+            float16 on a GPU and float32 on a CPU. A model that overflows in float16 needs "float32".
 
     Raises:
-        ValueError: If ``quantization`` or ``scoring`` is unknown.
+        ValueError: If ``quantization``, ``scoring`` or ``dtype`` is unknown.
         OSError: If the model cannot be loaded; raised when it is first asked.
     """
 
@@ -73,9 +74,12 @@ class QuantizedLLM(LanguageModelScorer):
         history_tokens: int = 1024,
         seed: int = 0,
         calibrate: bool = True,
+        dtype: Dtype = "auto",
     ) -> None:
         super().__init__(prompts, scoring, cache, replay, max_tokens, item_tokens, history_tokens, seed, calibrate)
         check_quantization(quantization)
+        check_dtype(dtype)
+        self.dtype: Dtype = dtype
         self.model, self.revision, self.device = model, revision, device
         self.quantization: Quantization = quantization
         self.batch_tokens = batch_tokens
@@ -192,7 +196,7 @@ class QuantizedLLM(LanguageModelScorer):
 
     @cached_property
     def _first_answers(self) -> FirstAnswers:
-        dtype = str(fast_dtype(self._device)).removeprefix("torch.")
+        dtype = str(resolved_dtype(self.dtype, self._device)).removeprefix("torch.")
         return FirstAnswers(f"{self.model!r} (quantization {self.quantization!r}, {dtype})")
 
     @property
@@ -215,4 +219,4 @@ class QuantizedLLM(LanguageModelScorer):
         return TextLikelihood(self._load(), self._token_ids, [] if first is None else [first], self.batch_tokens)
 
     def _load(self) -> Any:
-        return load_causal_lm(self.model, self.revision, self.quantization, self._device)
+        return load_causal_lm(self.model, self.revision, self.quantization, self._device, self.dtype)

@@ -8,6 +8,12 @@ import torch
 from torch import Tensor
 
 T = TypeVar("T")
+_OUT_OF_MEMORY = (
+    "DefaultCPUAllocator",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "MPS backend out of",
+)
 
 
 class TokenBatches:
@@ -49,9 +55,12 @@ class TokenBatches:
                 yield from zip(rows, results, strict=True)
                 left = left[len(rows) :]
                 continue
-            self.batch_tokens = max(1, self.batch_tokens // 2)
+            # The batch that failed may have been smaller than was allowed: half of it must be tried next.
+            self.batch_tokens = max(1, min(self.batch_tokens, lengths[rows[0]] * len(rows)) // 2)
             gc.collect()  # out here, where the error no longer holds what the failed batch has computed
             torch.cuda.empty_cache()
+            if torch.backends.mps.is_available():
+                torch.mps.empty_cache()
 
 
 def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
@@ -73,5 +82,5 @@ def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """Return whether memory ran out. CUDA's error has its own class; the CPU's is recognised by its text."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Return whether memory ran out. PyTorch has a class for most of CUDA; all else is recognised by its text."""
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in _OUT_OF_MEMORY)

@@ -1,4 +1,5 @@
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -165,8 +166,13 @@ def test_sliding_windows() -> None:
 
 @pytest.mark.parametrize(
     "full",
-    [torch.OutOfMemoryError("no room"), RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")],
-    ids=["CUDA", "CPU"],
+    [
+        torch.OutOfMemoryError("no room"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory (MPS allocated: 17.97 GB, max allowed: 18.13 GB)"),
+    ],
+    ids=["CUDA", "CPU", "cuBLAS", "MPS"],
 )
 def test_out_of_memory_halves_the_batch_and_goes_on(full: RuntimeError) -> None:
     tokenizer = make_tokenizer(True)
@@ -186,6 +192,8 @@ def test_out_of_memory_halves_the_batch_and_goes_on(full: RuntimeError) -> None:
     ((_, scores, _),) = lm.rate(groups)
     assert scores == pytest.approx(expected, abs=1e-5)
     assert max(rows) > 3 and lm.batch_tokens < 16384
+    failed = [size for size in rows if size > 3]
+    assert all(2 * after <= before for before, after in pairwise(failed))  # of what failed, not of what was allowed
     rows.clear()
     assert [scores for _, scores, _ in lm.rate(groups)] and max(rows) <= 3  # stays halved
     texts = [done.index for done in lm.complete([f"item {n}" for n in range(9)], 4)]

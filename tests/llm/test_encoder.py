@@ -36,7 +36,7 @@ class StubEncoder:
         self.loaded = 0
         self.texts: list[str] = []
 
-    def __call__(self, model: str, revision: str | None = None) -> Callable[[list[str]], Tensor]:
+    def __call__(self, model: str, revision: str | None = None, dtype: str = "auto") -> Callable[[list[str]], Tensor]:
         self.loaded += 1
 
         def encode(texts: list[str]) -> Tensor:

@@ -66,7 +66,7 @@ def interactions(num_items: int) -> Tensor:
 class StrictEncoder:
     """Encodes as a fast tokenizer does: half a character is an error."""
 
-    def __call__(self, model: str, revision: str | None = None) -> Callable[[list[str]], Tensor]:
+    def __call__(self, model: str, revision: str | None = None, dtype: str = "auto") -> Callable[[list[str]], Tensor]:
         tokenizer = Tokenizer(models.WordPiece({"[UNK]": 0}, unk_token="[UNK]"))
         tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
 

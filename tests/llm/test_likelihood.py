@@ -38,7 +38,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llmhd_pl.llm.pretrained.fast_dtype", lambda device: torch.float32)
+    monkeypatch.setattr("llmhd_pl.llm.dtypes.fast_dtype", lambda device: torch.float32)
 
 
 def scorer(folder: Path, **arguments: Any) -> QuantizedLLM:
