@@ -206,7 +206,7 @@ class SampleRecorder(HeldTrainer):
             self._close_epoch(pl_module)
 
     def _close_epoch(self, pl_module: LightningModule) -> None:
-        self._records.finite.verify(self.store.epoch)
+        self._records.verify(self.store.epoch)
         if not self._known.restored:
             recorded = self.reduce(torch.tensor(self._recorded, device=self.store.losses.device))
             check_recorded(pl_module, recorded, self.store.epoch)

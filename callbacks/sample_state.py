@@ -71,7 +71,7 @@ class SampleState:
 
     def own(self, sample: Tensor) -> None:
         """Note that this process has trained on some samples, int64 [B]."""
-        self._mine[sample] = 1
+        self._mine.index_fill_(0, sample, 1)  # which does not wait for a GPU, as an assignment would
 
     def disown(self, owned: Tensor | None, epoch: int) -> None:
         """Forget the losses of other processes' samples, which a checkpoint of all processes has brought.

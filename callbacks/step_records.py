@@ -45,6 +45,7 @@ class StepRecords:
         self.finite = FiniteCheck("losses or predictions that training_step returned")
         self._records: list[_Record] = []
         self._looked_at = 0
+        self._extremes: list[Tensor] = []  # the smallest and the largest number of batches that are yet to be checked
 
     def begin(self) -> None:
         """Forget what was said outside of a training step, as in a validation."""
@@ -54,15 +55,31 @@ class StepRecords:
         """Check the samples of a batch against the training interactions.
 
         Raises:
-            IndexError: If a number is no row of the interactions.
+            IndexError: If a number is no row of the interactions; on a GPU, after the first batches, ``verify`` raises
+                it.
             RuntimeError: If the batch names other users or items, or labels that are not known.
         """
-        check_numbers(sample, len(self.users))
+        if self._looked_at < _LOOKED_AT or sample.device.type == "cpu":
+            check_numbers(sample, len(self.users))
+        elif sample.numel():  # later: a GPU would have to be waited for in every step
+            self._extremes.append(torch.stack(sample.aminmax()))
         if self._looked_at < _LOOKED_AT:
             self._looked_at += 1
             check_order(batch, sample, self.users, self.items)
             if self.labels is None:
                 check_labels(batch, sample)
+
+    def verify(self, epoch: int) -> None:
+        """Check what was left unchecked in the steps of an epoch.
+
+        Raises:
+            IndexError: If a number is no row of the interactions.
+            FloatingPointError: If a loss or a prediction is not finite.
+        """
+        self.finite.verify(epoch)
+        extremes, self._extremes = self._extremes, []
+        if extremes:
+            check_numbers(torch.stack(extremes), len(self.users))
 
     def add(self, sample: Tensor, losses: Tensor, score: Tensor | None, negative: Tensor | None) -> None:
         """Keep what a step says until it is over.

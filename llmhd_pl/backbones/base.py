@@ -43,6 +43,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
+    never_padded = True
     log_share: Tensor | None  # the logarithm of each item's share of the training interactions, [items]
 
     def __init__(
@@ -227,16 +228,14 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         corrected = self.negatives == "in-batch"
         shared = (positive if corrected else batch.get("shared", negative))[:_SHARED]
         own, against = self.score_against(users, torch.stack([positive, negative], dim=1), shared)
-        positive_score, negative_score = own.unbind(dim=1)
         # Not at the whole product, which would take a sixth of the time: what is wrong with it is wrong with the loss.
         self._predictions.see(own.detach(), self.current_epoch, self.global_step)
-        observed, excluded = positive_score, shared.int() == positive.int()[:, None]
+        observed, excluded = own[:, 0], shared.int() == positive.int()[:, None]
         if corrected:
             assert self.log_share is not None
             popularity = self.softmax_temperature * self.log_share
             observed, against = observed - popularity[positive], against - popularity[shared]
-        losses = softmax_loss(observed, against, self.softmax_temperature, excluded)
-        return losses, positive_score, negative_score
+        return softmax_loss(observed, against, self.softmax_temperature, excluded), own[:, 0], own[:, 1]
 
     def _candidates(self, batch: Batch) -> Tensor:
         if "candidates" not in batch:

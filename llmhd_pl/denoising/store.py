@@ -102,9 +102,10 @@ class SampleStore:
         """
         row = self.epoch % self.window
         if negative is not None:
-            changed = sample[self.negative_item[sample] != negative]
-            self.negative[:, changed] = torch.nan
-            self.false_negative_flags[changed] = 0
+            # Nothing here waits for a GPU, as an index of booleans or the assignment of a number would.
+            changed = self.negative_item[sample] != negative
+            self.negative[:, sample] = self.negative[:, sample].masked_fill_(changed, torch.nan)
+            self.false_negative_flags[sample] = self.false_negative_flags[sample].masked_fill_(changed, 0)
             self.negative_item[sample] = negative.int()
             if negative_score is not None:
                 self.negative[row, sample] = negative_score.float()
