@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 _NEVER = -1e9  # the logit of an item that is left out; finite, so that its gradient is 0 and not NaN
-_ROWS = 128  # the number of anchors at once: their products with 10,000 candidates stay in a processor's cache
+_ROWS = 128  # the anchors at once on a CPU: their products with 10,000 candidates stay in its cache
+_PRODUCTS = 2**27  # the products at once on another device, which has no such cache but enough to do: 512 MB
 
 
 def bpr_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
@@ -93,8 +94,9 @@ class _LogSumExp(torch.autograd.Function):
     def forward(ctx: Any, anchors: Tensor, candidates: Tensor, counts: Tensor) -> Tensor:
         total = anchors.new_zeros(())
         of_anchors, of_candidates = torch.empty_like(anchors), torch.zeros_like(candidates)
-        for start in range(0, len(anchors), _ROWS):
-            part = slice(start, start + _ROWS)
+        rows = _ROWS if anchors.device.type == "cpu" else max(1, _PRODUCTS // len(candidates))
+        for start in range(0, len(anchors), rows):
+            part = slice(start, start + rows)
             exponentials = anchors[part] @ candidates.t()
             highest = exponentials.amax(dim=1, keepdim=True)
             sums = exponentials.sub_(highest).exp_().sum(dim=1, keepdim=True)

@@ -165,3 +165,26 @@ def test_what_is_saved_on_one_device_goes_on_another(tmp_path: Path, denoiser: s
     )  # fmt: skip
     trainer.fit(whole, catalog())
     torch.testing.assert_close(there, whole.embedding.weight.detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["NeuMF", "SGL", "NCL", "RGCF"])
+def test_larger_blocks_change_nothing(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device has other blocks than a CPU's cache; here they are smaller than what is divided."""
+    monkeypatch.setattr("llmhd_pl.losses._PRODUCTS", 350)
+    monkeypatch.setattr("llmhd_pl.backbones.rgcf._LARGE_BLOCK", 100)
+    monkeypatch.setattr("llmhd_pl.backbones.neumf._LARGE_BLOCK", (7, 11))
+    ranked = []
+    for device in ("pretend", "cpu"):
+        with pretend_gpu():
+            model = made(name)
+            where = {"strategy": strategy()} if device == "pretend" else {"accelerator": "cpu"}
+            trainer = Trainer(
+                **where, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False, default_root_dir=tmp_path,
+            )  # fmt: skip
+            trainer.fit(model, catalog())
+            ranks = trainer.predict(model, catalog())
+            assert ranks is not None
+            ranked.append(torch.cat([batch["score"].cpu() for batch in ranks]))  # type: ignore[call-overload]
+    ours, theirs = (torch.as_tensor(scores.tolist()) for scores in ranked)
+    torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-3)

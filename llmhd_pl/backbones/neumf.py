@@ -12,7 +12,8 @@ from llmhd_pl.backbones.seeding import dropout, seeded_generator
 from llmhd_pl.sample_weights import Batch
 
 # How many users and items are ranked at once: the first hidden layer of so many pairs fits a processor's cache.
-_USERS, _ITEMS = 16, 1024
+_BLOCK = 16, 1024
+_LARGE_BLOCK = 64, 8192  # on another device: 256 MB with hidden layers of 128
 
 
 class NeuMF(Backbone):
@@ -97,12 +98,13 @@ class NeuMF(Backbone):
             theirs = F.linear(theirs, item_half)
             mf = self.embedding.weight
             predictions = torch.mm(mf[users] * mf_weight, mf[self.num_users :].t()) + self.output.bias
-            for row, some_users in enumerate(ours.split(_USERS)):
-                for column, some_items in enumerate(theirs.split(_ITEMS)):
+            height, width = _BLOCK if ours.device.type == "cpu" else _LARGE_BLOCK
+            for row, some_users in enumerate(ours.split(height)):
+                for column, some_items in enumerate(theirs.split(width)):
                     x = (some_users[:, None] + some_items).relu_()
                     for layer in others:
                         x = layer(x).relu_()
-                    block = predictions[row * _USERS : (row + 1) * _USERS, column * _ITEMS : (column + 1) * _ITEMS]
+                    block = predictions[row * height : (row + 1) * height, column * width : (column + 1) * width]
                     block += (x @ mlp_weight.t()).squeeze(2)
         return predictions
 

@@ -16,7 +16,8 @@ from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
-_BLOCK = 8192  # the number of pairs multiplied at once: their embeddings stay in a processor's cache
+_BLOCK = 8192  # the pairs multiplied at once on a CPU: their embeddings stay in its cache
+_LARGE_BLOCK = 2**20  # and on another device: 512 MB with embeddings of 64
 
 
 class _Denoised(NamedTuple):
@@ -190,10 +191,11 @@ class RGCF(GraphBackbone):
             torch.randint(size, (_POOL * wanted,), generator=generator, device=features.device)
             for size in (self.num_users, self.num_items)
         )
+        block = _BLOCK if features.device.type == "cpu" else _LARGE_BLOCK
         dots = torch.cat(  # F.embedding is faster than indexing
             [
                 (F.embedding(some_users, features) * F.embedding(some_items + self.num_users, features)).sum(dim=1)
-                for some_users, some_items in zip(users.split(_BLOCK), items.split(_BLOCK), strict=True)
+                for some_users, some_items in zip(users.split(block), items.split(block), strict=True)
             ]
         )
         best = dots.topk(wanted).indices
