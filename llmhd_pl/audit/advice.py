@@ -3,7 +3,7 @@
 from llmhd_pl.audit.findings import Audit
 
 LITTLE = 0.05
-"""The share of chance below which denoising gained next to nothing in what we measured (docs/results/audit.md)."""
+"""The share of chance below which denoising gained next to nothing in what we measured (docs/results/no-gain.md)."""
 
 
 def advice(found: Audit) -> list[str]:

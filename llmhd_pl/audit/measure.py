@@ -10,7 +10,7 @@ from llmhd_pl.audit.findings import Audit, Cut, Share
 from llmhd_pl.audit.judging import judge
 from llmhd_pl.llm.scorer import Scorer, check_scorer
 
-SURE = 0.75
+SURE = 0.8
 """The area under the ROC curve from which a judge can tell."""
 FLAT = 0.03
 """How much the density of the p-values may still fall before the tail, for a judge that can tell."""

@@ -99,7 +99,7 @@ def test_a_run_that_is_resumed_keeps_its_rate_and_asks_no_more(tmp_path: Path) -
 
 
 def test_other_interactions_are_audited_anew(tmp_path: Path) -> None:
-    data, other = shop(), catalog(misclick_share=0.0, noise_ratio=0.6, seed=1)
+    data, other = shop(), catalog(misclick_share=0.0, noise_ratio=0.4, seed=1)
     judge = Sure(data)
     callbacks = list(LLMHD(judge, drop_rate="auto"))
     quiet(tmp_path, *callbacks).fit(model(data), data)
