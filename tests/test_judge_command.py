@@ -341,6 +341,15 @@ def test_a_judge_of_ones_own_that_counts_its_tokens() -> None:
         assert row["tokens"] == each * row["questions"] > 0
 
 
+def test_the_questions_of_an_audit_are_part_of_the_cost() -> None:
+    method = ["--denoising", "LLMHD", "--denoising.scorer", "test_judge_command.Metered", "--denoising.drop_rate"]
+    at_a_rate, audited = (judge(*SHOP, *method, rate, "--pairs", "10")["cost"] for rate in ("0.2", "auto"))
+    questions = [{key: row[key] for key in ("what", "questions", "tokens")} for row in (*at_a_rate, *audited)]
+    assert questions[: len(at_a_rate)] == questions[len(at_a_rate) : -1]
+    assert audited[-1]["what"] == "the audit that sets the drop rate"
+    assert audited[-1]["questions"] == 500 * 5 and audited[-1]["tokens"] == 4 * 500 * 5
+
+
 def test_configurations(capsys: Any) -> None:
     """Data and judge in a file, and the file of a fit, whose other settings say what its run costs."""
     shop = {"num_readers": 60, "num_books": 50, "num_topics": 5, "books_per_reader": 12, "noise_ratio": 0.2}

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llmhd_pl.audit.judging import ASKED_SOME, SOME
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.judge.pairs import training_pairs
 from llmhd_pl.llm.accounting import Usage, estimate
@@ -155,7 +156,17 @@ def run_cost(
             tokens = calls * phase.tokens_each
         seconds = 0.0 if not calls else None if phase.per_second is None else calls / phase.per_second
         costs.append(Cost(template, calls, round(tokens), seconds))
+    if method.drop_rate == "auto":
+        costs.append(_audit_cost(scores))
     return costs
+
+
+def _audit_cost(scores: Phase) -> Cost:
+    """What the audit that sets the drop rate asks, besides the preferences of those whom it asks about."""
+    calls = round(SOME * (1 + ASKED_SOME) * scores.calls_each)
+    tokens = None if scores.tokens_each is None else round(calls * scores.tokens_each)
+    seconds = None if scores.per_second is None else calls / scores.per_second
+    return Cost("the audit that sets the drop rate", calls, tokens, seconds)
 
 
 def _free_seconds(data: InteractionDataModule, judgements: Judgements, summaries: Phase, scores: Phase) -> float | None:
