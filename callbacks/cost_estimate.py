@@ -12,7 +12,7 @@ from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
 from llmhd_pl.callbacks.preference_updater import PreferenceUpdater
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
-from llmhd_pl.llm.accounting import estimate
+from llmhd_pl.llm.accounting import UNAUDITED, estimate
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.prompts import item_profile
 
@@ -60,7 +60,7 @@ class CostEstimate(Callback):
             list(llm.judgements.histories.values()),
             epochs=trainer.max_epochs,
             batch_size=batch_size,
-            eps_l_max=pruning.max_drop_rate,
+            eps_l_max=UNAUDITED if pruning.auto else pruning.max_drop_rate,
             alpha=alpha,
             eps_v=pruning.candidate_fraction,
             eps_gamma=updaters[0].confidence_epochs if updaters else None,

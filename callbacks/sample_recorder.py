@@ -162,7 +162,7 @@ class SampleRecorder(HeldTrainer):
             state.begin(pointwise, trainer.strategy.root_device)
         self._known.restored = False
         self._recorded = 0  # records since the last decision
-        self._records = StepRecords(self.users, self.items, self.labels, self.weight_key)
+        self._records = StepRecords(self.users, self.items, self.labels, self.weight_key, pl_module)
         if self.weight_key is None:
             if not isinstance(pl_module, SampleWeights):
                 raise TypeError(

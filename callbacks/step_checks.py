@@ -138,24 +138,27 @@ def check_batch(batch: Any, sample_key: Key) -> tuple[Tensor, Tensor | None]:
     return sample, negative
 
 
-def check_numbers(sample: Tensor, size: int) -> None:
+def check_numbers(sample: Tensor, size: int, padded: bool = True) -> None:
     """Check the numbers of samples.
 
     Args:
         sample: The samples, int64 of any shape.
         size: The number of training interactions.
+        padded: Whether -1 is padding, and not a mistake.
 
     Raises:
-        IndexError: If one of them is neither -1, which is padding, nor a row of the interactions.
+        IndexError: If one of them is neither a row of the interactions nor padding.
     """
     if not sample.numel():
         return
     lowest, highest = sample.aminmax()
-    if int(lowest) < -1 or int(highest) >= size:
-        wrong = sample[(sample >= size) | (sample < -1)]
+    first = -1 if padded else 0
+    if int(lowest) < first or int(highest) >= size:
+        wrong = sample[(sample >= size) | (sample < first)]
+        padding = "-1 is padding" if padded else "there is no padding, because the module says never_padded"
         raise IndexError(
             f"The training batch names sample {int(wrong[0])}, but there are {size:,} training interactions, whose "
-            "numbers are the rows of users and items, from 0; -1 is padding. Count from 0, in the order of users and "
+            f"numbers are the rows of users and items, from 0; {padding}. Count from 0, in the order of users and "
             "items, and give all of them."
         )
 

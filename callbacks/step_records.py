@@ -38,10 +38,14 @@ class StepRecords:
         items: The item of each training sample, int64 [n].
         labels: The label of each training sample, int64 [n], or None.
         weight_key: Where the weights are in the batch; None for a module with ``SampleWeights``.
+        module: The module, which says by ``SampleWeights.never_padded`` whether a sample of -1 is padding.
     """
 
-    def __init__(self, users: Tensor, items: Tensor, labels: Tensor | None, weight_key: Key | None) -> None:
+    def __init__(
+        self, users: Tensor, items: Tensor, labels: Tensor | None, weight_key: Key | None, module: LightningModule
+    ) -> None:
         self.users, self.items, self.labels, self.weight_key = users, items, labels, weight_key
+        self.padded = not getattr(module, "never_padded", False)
         self.finite = FiniteCheck("losses or predictions that training_step returned")
         self._records: list[_Record] = []
         self._looked_at = 0
@@ -60,7 +64,7 @@ class StepRecords:
             RuntimeError: If the batch names other users or items, or labels that are not known.
         """
         if self._looked_at < _LOOKED_AT or sample.device.type == "cpu":
-            check_numbers(sample, len(self.users))
+            check_numbers(sample, len(self.users), self.padded)
         elif sample.numel():  # later: a GPU would have to be waited for in every step
             self._extremes.append(torch.stack(sample.aminmax()))
         if self._looked_at < _LOOKED_AT:
@@ -79,7 +83,7 @@ class StepRecords:
         self.finite.verify(epoch)
         extremes, self._extremes = self._extremes, []
         if extremes:
-            check_numbers(torch.stack(extremes), len(self.users))
+            check_numbers(torch.stack(extremes), len(self.users), self.padded)
 
     def add(self, sample: Tensor, losses: Tensor, score: Tensor | None, negative: Tensor | None) -> None:
         """Keep what a step says until it is over.
@@ -116,7 +120,7 @@ class StepRecords:
             state: Where to.
             module: The module; errors name its class.
             outputs: What ``training_step`` returned. ``positive_score`` and ``negative_score``, if they are there, are
-                the predictions.
+                the predictions, and ``negative`` the sampled items in place of those in the batch.
             batch: The batch.
             sample_key: Where its samples are.
             epoch: The epoch, for errors.
@@ -132,6 +136,8 @@ class StepRecords:
         records, self._records = self._records, []
         if isinstance(outputs, Mapping) and any(name in outputs for name in OUTPUTS):
             sample, negative = check_batch(batch, sample_key)
+            # The module may have chosen another one, and DDP on a GPU gives it a copy of the batch.
+            negative = outputs.get("negative", negative)
             if negative is not None:
                 values = checked_outputs(module, outputs, sample, self.weight_key, state.store.pointwise)
                 for value in values:
@@ -142,9 +148,12 @@ class StepRecords:
                     losses = records[0].losses
                     self.finite.see(losses, epoch, step)
                 state.match(losses)
-                state.store.record(sample, positive_score, negative_score, losses, negative)
-                state.own(sample)
-                return len(sample)
+                rows = [sample, positive_score, negative_score, losses, negative]
+                if self.padded and not bool((known := sample >= 0).all()):
+                    rows = [value[known] for value in rows]
+                state.store.record(*rows)
+                state.own(rows[0])
+                return len(rows[0])
         written = 0
         for record in records:
             losses = record.losses

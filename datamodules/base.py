@@ -146,7 +146,7 @@ class InteractionDataModule(LightningDataModule, ABC):
         """Return batches of ``sample``, ``user``, ``positive`` and ``negative``, each int64 [B].
 
         With several negatives there are ``candidates``, int64 [B, k], whose first column is ``negative``; with several
-        processes there is ``shared``, the sampled items of the batches of all of them, one after another.
+        processes there is ``shared``, the sampled items of the whole batch, the same on every process.
 
         Raises:
             RuntimeError: If there is no trainer, which knows the epoch.

@@ -58,7 +58,9 @@ def edge_normalization(users: Tensor, items: Tensor, num_users: int, num_items: 
     """
     by_user = torch.bincount(users[keep], minlength=num_users)
     by_item = torch.bincount(items[keep], minlength=num_items)
-    return (by_user[users] * by_item[items]).double().rsqrt().float().where(keep, 0.0)
+    degrees = by_user[users] * by_item[items]
+    exact = degrees.double() if _has_csr(degrees.device) else degrees.float()  # nor has MPS float64
+    return exact.rsqrt().float().where(keep, 0.0)
 
 
 def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:

@@ -77,8 +77,10 @@ def softmax_loss(
         excluded: Which of these items are left out of the sum, bool [B, N]; None is none.
 
     Returns:
-        One loss per sample, [B]; 0 if all of its items are left out.
+        One loss per sample, [B]; 0 if all of its items are left out, or if there are none.
     """
+    if not negative_scores.numel():  # a process without a sample of the batch still takes part in the backward pass
+        return positive_score * 0 + negative_scores.sum()
     loss: Tensor = _SoftmaxLoss.apply(positive_score, negative_scores, temperature, excluded)  # type: ignore[no-untyped-call]
     return loss
 

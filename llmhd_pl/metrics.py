@@ -1,9 +1,12 @@
 """Recall@K and NDCG@K over a full ranking, as ``torchmetrics.Metric`` with summed states, and the AUC of two groups."""
 
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torchmetrics import Metric
 
 from llmhd_pl.finite import check_predictions
@@ -72,6 +75,15 @@ class RankingMetric(Metric):
         self.total += (values * counted).sum()
         self.users += counted.sum()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> Module:
+        """Move the sums along with a model, but keep them in float32: in 16 bit they would stop growing."""
+
+        def keep(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
+
+        return super()._apply(keep, *arguments, **options)
+
     def compute(self) -> Tensor:
         """Return the mean over the users with relevant items, a scalar; 0 if there are none."""
         return self.total / self.users.clamp(min=1)
@@ -107,8 +119,14 @@ class NDCG(RankingMetric):
         super().__init__(k)
         # Once and on the CPU: a GPU's running sum of floats is not the same in every run.
         discount = torch.arange(2, k + 2).float().log2().reciprocal()
-        self.register_buffer("discount", discount, persistent=False)
-        self.register_buffer("ideal", discount.cumsum(0), persistent=False)
+        self.discount, self.ideal = discount, discount.cumsum(0)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> Module:
+        """Move the discounts along, which are no buffers, because DDP would broadcast those in every step."""
+        moved = super()._apply(fn, *arguments, **options)
+        device = self.total.device
+        self.discount, self.ideal = self.discount.to(device), self.ideal.to(device)
+        return moved
 
     def per_user(self, hits: Tensor, num_relevant: Tensor) -> Tensor:
         """Return the NDCG of each user; see ``RankingMetric``."""

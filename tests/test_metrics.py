@@ -109,3 +109,21 @@ def test_no_running_sum_of_floats_is_taken_where_the_predictions_are() -> None:
             metric.compute()
     assert any("mul" in name for name in watch.seen)
     assert not [name for name in watch.seen if "cumsum" in name]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_a_model_of_another_precision_does_not_round_the_sums(dtype: torch.dtype) -> None:
+    hits = torch.rand(1000, 5, generator=torch.Generator().manual_seed(0)) < 0.1
+    relevant = torch.randint(1, 9, (1000,), generator=torch.Generator().manual_seed(1))
+    found = []
+    for convert in (False, True):
+        holder = torch.nn.Module()
+        holder.metrics = torch.nn.ModuleList([NDCG(5), Recall(5)])
+        if convert:
+            holder.to(dtype)
+        for _ in range(300):
+            for metric in holder.metrics:
+                metric.update(hits, relevant)
+        found.append([float(metric.compute()) for metric in holder.metrics])
+    assert found[0] == found[1]
+    assert not list(holder.buffers())  # DDP would broadcast them in every step

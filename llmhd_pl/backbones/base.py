@@ -10,8 +10,8 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
+from llmhd_pl.backbones.comparisons import compare
 from llmhd_pl.finite import FiniteCheck, check_parameters, check_predictions
-from llmhd_pl.losses import bce_loss, bpr_loss, softmax_loss
 from llmhd_pl.metrics import NDCG, Recall, rank_hits
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
@@ -19,7 +19,6 @@ from llmhd_pl.training_data import training_interactions
 
 Objective = Literal["bpr", "bce", "softmax"]
 Negatives = Literal["uniform", "hardest", "shared", "in-batch"]
-_SHARED = 512  # items that a whole batch is compared with: one product, which costs less than a step without it
 
 
 class Backbone(SampleWeights, CheckedCheckpoints, ABC):
@@ -36,15 +35,24 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         l2: The weight of the L2 term: half the squared norm of the embeddings that a sample uses, averaged over the
             batch.
         ks: The cutoffs K of Recall@K and NDCG@K. A prediction holds as many items as the largest one.
+        softmax_temperature: The number that predictions are divided by in the softmax.
+        negatives: The items that an observed one is compared with. For "bpr" and "bce": "uniform" takes the sampled
+            item, "hardest" the one of several candidates that has the highest prediction (dynamic negative sampling:
+            Zhang et al., SIGIR 2013); the data module's ``num_negatives`` is the number of candidates. For "softmax":
+            "shared" compares the whole batch with the first 512 items that were sampled for it; "in-batch" with the
+            observed items of its first 512 samples, corrected by how often an item is observed (Yi et al., RecSys
+            2019), and with several processes each has its own batch; "uniform" compares each sample with its own
+            candidates. None is "shared" for "softmax" and "uniform" for the others.
 
     Raises:
-        ValueError: If a size is not a positive integer, the objective is unknown, the learning rate or the L2 weight
-            is out of range, or a cutoff is less than 1.
+        ValueError: If a size is not a positive integer, the objective is unknown or does not go with the negatives,
+            the learning rate, the temperature or the L2 weight is out of range, or a cutoff is less than 1.
+        RuntimeError: In a run, if the batches have no candidates though ``negatives`` needs them, or if "in-batch" has
+            no training interactions to count.
         FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
     never_padded = True
-    log_share: Tensor | None  # the logarithm of each item's share of the training interactions, [items]
 
     def __init__(
         self,
@@ -81,7 +89,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self.objective: Objective = objective
         self.softmax_temperature = softmax_temperature
         self.learning_rate, self.l2 = learning_rate, l2
-        self.register_buffer("log_share", None, persistent=False)
+        self.log_share: Tensor | None = None
+        """The logarithm of each item's share of the training interactions, [items], on the device of the run."""
         self.ks = tuple(sorted(ks))
         metrics = {f"{name}@{k}": metric(k) for name, metric in (("recall", Recall), ("ndcg", NDCG)) for k in self.ks}
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
@@ -95,18 +104,17 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self._predictions.verify(self.current_epoch)
         check_parameters(self, f"Epoch {self.current_epoch}")
 
-    def setup(self, stage: str) -> None:
+    def on_fit_start(self) -> None:
         """Count the items of the training interactions, if negatives from the batch are corrected by their popularity.
 
         Raises:
             RuntimeError: If the trainer's data module does not know them.
         """
-        super().setup(stage)
-        if stage == "fit" and self.negatives == "in-batch":
+        if self.negatives == "in-batch":
             remedy = "Pass a data module that has them, or train with negatives='shared'."
             _, items = training_interactions(self.trainer, self, remedy)
             counts = torch.bincount(items, minlength=self.num_items).clamp(min=1)
-            self.log_share = (counts / len(items)).log()
+            self.log_share = (counts / len(items)).log().to(self.device)
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -175,10 +183,15 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
 
         Returns:
             ``loss`` (a scalar, with gradient) and, without gradient, ``losses`` ([B], or [B, 2] for "bce"),
-            ``positive_score`` and ``negative_score`` (both [B]).
+            ``positive_score``, ``negative_score`` and ``negative``, the sampled items (each [B]).
         """
         users = batch["user"]
-        losses, positive_score, negative_score = self._compare(batch)
+        compared = compare(self, batch)
+        losses, batch["negative"] = compared.losses, compared.negative
+        # Not all predictions of a softmax, which would take a sixth of the time: what is wrong with them is wrong with
+        # the loss, too.
+        pair = torch.cat([compared.positive_score, compared.negative_score]).detach()
+        self._predictions.see(pair, self.current_epoch, self.global_step)
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
         # divides by the ranks' mean count, that average is the gradient of the weighted mean over the whole batch.
@@ -195,55 +208,10 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         return {
             "loss": loss,
             "losses": losses.detach(),
-            "positive_score": positive_score.detach(),
-            "negative_score": negative_score.detach(),
+            "positive_score": compared.positive_score.detach(),
+            "negative_score": compared.negative_score.detach(),
+            "negative": compared.negative,
         }
-
-    def _compare(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the losses of a batch and its predictions for the observed and the sampled items.
-
-        With "hardest", the candidate that was chosen becomes the batch's sampled item.
-        """
-        users, positive = batch["user"], batch["positive"]
-        if self.negatives in ("shared", "in-batch"):
-            return self._compare_with_shared(batch)
-        single = self.objective != "softmax" and self.negatives == "uniform"
-        candidates = batch["negative"][:, None] if single else self._candidates(batch)
-        predictions = self.score(users.repeat(1 + candidates.shape[1]), torch.cat([positive, candidates.t().flatten()]))
-        self._predictions.see(predictions.detach(), self.current_epoch, self.global_step)
-        positive_score, scores = predictions[: len(users)], predictions[len(users) :].view(candidates.shape[1], -1)
-        if self.objective == "softmax":
-            return softmax_loss(positive_score, scores.t(), self.softmax_temperature), positive_score, scores[0]
-        if single:
-            negative_score = scores[0]
-        else:
-            hardest = scores.detach().argmax(dim=0, keepdim=True)
-            negative_score = scores.gather(0, hardest)[0]
-            batch["negative"] = candidates.gather(1, hardest.t())[:, 0]
-        loss = bpr_loss if self.objective == "bpr" else bce_loss
-        return loss(positive_score, negative_score), positive_score, negative_score
-
-    def _compare_with_shared(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        users, positive, negative = batch["user"], batch["positive"], batch["negative"]
-        corrected = self.negatives == "in-batch"
-        shared = (positive if corrected else batch.get("shared", negative))[:_SHARED]
-        own, against = self.score_against(users, torch.stack([positive, negative], dim=1), shared)
-        # Not at the whole product, which would take a sixth of the time: what is wrong with it is wrong with the loss.
-        self._predictions.see(own.detach(), self.current_epoch, self.global_step)
-        observed, excluded = own[:, 0], shared.int() == positive.int()[:, None]
-        if corrected:
-            assert self.log_share is not None
-            popularity = self.softmax_temperature * self.log_share
-            observed, against = observed - popularity[positive], against - popularity[shared]
-        return softmax_loss(observed, against, self.softmax_temperature, excluded), own[:, 0], own[:, 1]
-
-    def _candidates(self, batch: Batch) -> Tensor:
-        if "candidates" not in batch:
-            raise RuntimeError(
-                f"The training batch has no 'candidates', int64 [B, k], which negatives={self.negatives!r} with the "
-                f"objective {self.objective!r} chooses from. Give the data module a num_negatives of 2 or more."
-            )
-        return batch["candidates"]
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Rank the catalog for the users of the batch and update the validation metrics."""

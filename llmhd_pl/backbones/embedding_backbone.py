@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
+from llmhd_pl.graph import at_least_float32
 from llmhd_pl.sample_weights import Batch
 
 Similarity = Literal["dot", "cosine"]
@@ -91,9 +92,9 @@ class EmbeddingBackbone(Backbone):
         """
         nodes = torch.cat([users, items.flatten() + self.num_users, shared + self.num_users])
         user, item, others = self._rows(nodes).split([len(users), items.numel(), len(shared)])
-        own = (user[:, None] * item.view(*items.shape, -1)).sum(dim=2)
+        own = (user[:, None] * item.view(*items.shape, item.shape[1])).sum(dim=2)
         with torch.autocast(user.device.type, enabled=False):
-            return own, torch.mm(user, others.t())
+            return own, torch.mm(at_least_float32(user), at_least_float32(others).t())
 
     def _rows(self, nodes: Tensor) -> Tensor:
         """Return what predictions are products of, for some nodes: [n, d]."""
@@ -111,7 +112,7 @@ class EmbeddingBackbone(Backbone):
         """
         final = self._all_rows() if self._frozen is None else self._frozen
         with torch.autocast(final.device.type, enabled=False):
-            return torch.mm(final[users], final[self.num_users :].t())
+            return torch.mm(at_least_float32(final[users]), at_least_float32(final[self.num_users :]).t())
 
     def squared_norms(self, batch: Batch) -> Tensor:
         """Return the squared norm of the free embeddings of each sample's user, positive and negative: [B]."""

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
+from llmhd_pl.graph import at_least_float32
 from llmhd_pl.sample_weights import Batch
 
 # How many users and items are ranked at once: the first hidden layer of so many pairs fits a processor's cache.
@@ -96,7 +97,7 @@ class NeuMF(Backbone):
             user_half, item_half = first.weight.chunk(2, dim=1)
             ours = F.linear(ours[users], user_half, first.bias)
             theirs = F.linear(theirs, item_half)
-            mf = self.embedding.weight
+            mf = at_least_float32(self.embedding.weight)
             predictions = torch.mm(mf[users] * mf_weight, mf[self.num_users :].t()) + self.output.bias
             height, width = _BLOCK if ours.device.type == "cpu" else _LARGE_BLOCK
             for row, some_users in enumerate(ours.split(height)):

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from llmhd_pl.audit.judging import ASKED_SOME, SOME
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.judge.pairs import training_pairs
-from llmhd_pl.llm.accounting import Usage, estimate
+from llmhd_pl.llm.accounting import UNAUDITED, Usage, estimate
 from llmhd_pl.llm.judgements import Judgements
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.prompts import T_SCORE, T_SUM, Prompts, item_profile
@@ -16,9 +16,6 @@ from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.vectors import VectorScorer
 from llmhd_pl.methods import LLMHD
-
-UNAUDITED = 0.2
-"""The drop rate that a run is taken to have if an audit, which comes later, sets it."""
 
 
 @dataclass

@@ -18,6 +18,9 @@ _NEW_FALSE_POSITIVES = 0.15
 
 _WORDS = ("word " * MAX_WORDS).strip()  # in place of a summary or a profile of full length
 
+UNAUDITED = 0.2
+"""The drop rate that a run is taken to have if an audit, which comes later, sets it."""
+
 
 @dataclass
 class Count:

@@ -152,11 +152,11 @@ class CausalLM(TokenBatches):
         Returns:
             The number of each row and its result.
         """
-        lengths = [len(row) for row in rows]
+        lengths = [len(row) + besides for row in rows]
 
         def choose(left: list[int]) -> list[int]:
             longest = lengths[left[0]]
-            size = 1 if batches == "of one" else max(1, self.batch_tokens // (longest + besides))
+            size = 1 if batches == "of one" else max(1, self.batch_tokens // longest)
             return [row for row in left[:size] if batches == "of any lengths" or lengths[row] == longest]
 
         return self.in_batches(lengths, choose, lambda chosen: work([rows[row] for row in chosen]))

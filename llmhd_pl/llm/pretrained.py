@@ -121,7 +121,7 @@ def load_causal_lm(
         unpacked = getattr(transformers, "GgufConfig", None)
         method = None if unpacked is None else unpacked(dequantize=True)
     elif getattr(load_config(model, revision), "quantization_config", None) is not None:
-        wanted = "auto"
+        wanted = "auto" if dtype == "auto" else wanted
     elif quantization == "nf4":
         method = BitsAndBytesConfig(
             load_in_4bit=True,

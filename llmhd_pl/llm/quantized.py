@@ -86,14 +86,15 @@ class QuantizedLLM(LanguageModelScorer):
 
     @property
     def model_fingerprint(self) -> dict[str, str]:
-        """The name, revision and quantisation. For a folder or file, the hash of its files replaces name and revision.
+        """The name, revision, quantisation and a format that was asked for. The hash of the files replaces name and
+        revision of a folder or file.
 
         A branch on the hub, such as "main", may point to a different model later: give a commit if you keep answers
         for long.
         """
-        if self._digest is not None:
-            return {"model": self._digest, "quantization": self.quantization}
-        return {"model": self.model, "revision": self.revision, "quantization": self.quantization}
+        named = {"model": self.model, "revision": self.revision} if self._digest is None else {"model": self._digest}
+        chosen = {} if self.dtype == "auto" else {"dtype": self.dtype}
+        return named | {"quantization": self.quantization} | chosen
 
     @cached_property
     def _digest(self) -> str | None:

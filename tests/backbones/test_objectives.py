@@ -9,7 +9,9 @@ from small_models import attach, catalog, quiet
 from test_all import BACKBONES, each, make
 from torch import Tensor
 
+from llmhd_pl import SampleRecorder
 from llmhd_pl.backbones import MF, EmbeddingBackbone, LightGCN
+from llmhd_pl.backbones.comparisons import compare
 from llmhd_pl.losses import bce_loss, bpr_loss
 
 T = 0.5
@@ -179,6 +181,45 @@ def test_two_processes_take_the_same_steps_as_one(tmp_path: Path, objective: Any
         trainer.save_checkpoint(tmp_path / f"{devices}.ckpt")
         weights.append(torch.load(tmp_path / f"{devices}.ckpt")["state_dict"]["embedding.weight"])
     torch.testing.assert_close(*weights, atol=2e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize("negatives", ["shared", "in-batch", "uniform"])
+@pytest.mark.parametrize("name", BACKBONES)
+def test_a_process_without_a_sample_of_the_batch_takes_part(name: str, negatives: Any) -> None:
+    data = catalog(num_negatives=3)
+    model = make(name, objective="softmax", negatives=negatives)
+    quiet(max_epochs=1, limit_val_batches=0, limit_train_batches=1).fit(model, data)
+    given = next(iter(data.train_dataloader()))
+    empty = {key: value[:0] for key, value in given.items()} | {"shared": given["negative"]}
+    compared = compare(model, empty)
+    assert compared.losses.shape == compared.positive_score.shape == (0,)
+    compared.losses.sum().backward()
+    assert all(value.grad is not None for key, value in model.named_parameters() if "embedding" in key)
+
+
+def test_the_chosen_candidate_reaches_callbacks_though_the_batch_is_copied() -> None:
+    """DDP on a GPU gives the module a copy of the batch."""
+
+    class Copying(MF):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(dict(batch), batch_idx)
+
+    recorded = []
+    for kind in (MF, Copying):
+        torch.manual_seed(0)
+        recorder = SampleRecorder()
+        model = kind(60, 50, embedding_dim=16, negatives="hardest")
+        quiet(max_epochs=1, limit_val_batches=0, callbacks=[recorder]).fit(model, catalog(num_negatives=3))
+        recorded.append(recorder.store.negative_item)
+    assert torch.equal(*recorded)
+    assert not torch.equal(recorded[0].long(), catalog_of_one())
+
+
+def catalog_of_one() -> Tensor:
+    """The first candidates."""
+    data = catalog(num_negatives=3)
+    data.setup("fit")
+    return data.negative_sampler.draw(0)
 
 
 @pytest.mark.parametrize(

@@ -42,8 +42,12 @@ def test_a_model_is_loaded_in_the_format_that_is_asked_for(tmp_path: Path) -> No
     for dtype in ("float32", "bfloat16"):
         judge = QuantizedLLM(str(tmp_path), quantization="none", device="cpu", scoring="likelihood", dtype=dtype)
         assert judge.text_likelihood.model.dtype == getattr(torch, dtype)
+        assert judge.model_fingerprint["dtype"] == dtype  # other answers have another place in the cache
         states = EncoderScorer(str(tmp_path), quantization="none", dtype=dtype, cache_dir=None)
         assert dtype in states.fingerprint
+
+    plain = QuantizedLLM(str(tmp_path), quantization="none", device="cpu")
+    assert set(plain.model_fingerprint) == {"model", "quantization"}
 
 
 @pytest.mark.parametrize("scorer", [EncoderScorer, QuantizedLLM])
