@@ -12,6 +12,7 @@ test: .venv/installed .clients/installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy llmhd_pl train.py benchmarks studies
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 tests/pretend
 	PYTHONPATH=.clients OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/clients
 
 docs: .venv/installed-docs

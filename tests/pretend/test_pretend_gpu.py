@@ -1,4 +1,7 @@
-"""Every backbone and denoiser on a device that is not the CPU: nothing mixes devices, and steps do not wait for it."""
+"""Every backbone and denoiser on a device that is not the CPU: nothing mixes devices, and steps do not wait for it.
+
+``pytest tests/pretend``, in a run of its own (conftest.py).
+"""
 
 from collections.abc import Callable
 from pathlib import Path
