@@ -1,7 +1,7 @@
 """Study 5: does an audit find the share of noise that was planted?
 
     python studies/planted.py --data-root data --model sentence-transformers/all-MiniLM-L6-v2
-    python studies/planted.py --data yelp --seeds 1 --scorers "states aligned" likelihood --language-model MODEL
+    python studies/planted.py --data yelp --seeds 1 --scorers "states aligned" --language-model MODEL
 
 Plants 0, 5, 10, 20 and 40 % noise into the training split of four data sets, random pairs or active users on popular
 items, with three seeds, and audits each. The estimate is compared with what it should be: the planted share, and of the
