@@ -79,17 +79,24 @@ def test_the_readmes_module_is_denoised_as_it_stands_there(my_shop: Path) -> Non
 
 def test_a_folder_of_ones_own_is_denoised_by_the_configs(my_shop: Path) -> None:
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-    commands = re.findall(r"llmhd (fit --config atomic --data.data_dir data/my-shop[^#\n]*)", readme)
+    commands = re.findall(r"llmhd (fit --config atomic [^#\n]*data/my-shop[^#\n]*)", readme)
     _, denoised = (command.split() for command in commands)  # without and with
-    assert denoised[-4:] == ["--denoising", "LLMHD", "--denoising.scorer", "LexicalScorer"]
-    done = subprocess.run(
-        [sys.executable, str(REPOSITORY / "train.py"), *denoised, "--trainer.max_epochs=3",
-         "--trainer.accelerator=cpu"],
-        cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "ends at 0.06" in done.stderr  # three epochs of ten are too few, and that is said
-    folder = my_shop / "runs" / "version_0"
+    assert denoised[1:5] == ["--config", "atomic", "--config", "methods/auto"]
+
+    def run(*more: str) -> str:
+        done = subprocess.run(
+            [sys.executable, str(REPOSITORY / "train.py"), *denoised, "--trainer.max_epochs=3",
+             "--trainer.accelerator=cpu", *more],
+            cwd=my_shop, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stderr
+
+    refused = run()  # so small a shop says too little
+    assert "The drop rate is 0, so nothing is dropped: This judge cannot tell" in refused
+    assert "Give the drop rate as a number to drop all the same" in refused
+    assert "ends at 0.06" in run("--denoising.drop_rate", "0.2")  # three epochs of ten are too few, and that is said
+    folder = my_shop / "runs" / "version_1"
     assert "denoise/dropped" in (folder / "metrics.csv").read_text().splitlines()[0]
     assert "reader-" in (folder / "judgements.jsonl").read_text()
     assert not (folder / "audit.npz").exists()  # nobody knows the noise of one's own data

@@ -110,6 +110,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         Raises:
             RuntimeError: If the trainer's data module does not know them.
         """
+        super().on_fit_start()
         if self.negatives == "in-batch":
             remedy = "Pass a data module that has them, or train with negatives='shared'."
             _, items = training_interactions(self.trainer, self, remedy)

@@ -24,7 +24,8 @@ def walk(data: InMemory, epoch: int, rank: int = 0, world_size: int = 1) -> list
 
 def rows(batches: list[Batch]) -> list[list[tuple[int, ...]]]:
     """(sample, user, positive, negative) of every row of every batch."""
-    return [list(zip(*(batch[key].tolist() for key in batch), strict=True)) for batch in batches]
+    keys = ("sample", "user", "positive", "negative")
+    return [list(zip(*(batch[key].tolist() for key in keys), strict=True)) for batch in batches]
 
 
 def medium(**arguments: Any) -> InMemory:
@@ -164,6 +165,10 @@ def test_the_ranks_share_every_batch_by_users(
         == [len(TrainBatches(data, lambda: 1))] * world_size
     )
     for step, batch in enumerate(whole):
+        assert all(
+            walked[step]["shared"].tolist() == [row[3] for row in batch]
+            for walked in (walk(data, 1, rank, world_size) for rank in range(world_size))
+        )
         assert sorted(row for share in shares for row in share[step]) == sorted(batch)
         for share in shares:  # in the order of the whole batch
             assert share[step] == [row for row in batch if row in share[step]]
