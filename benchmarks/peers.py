@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from epoch import EpochTimer
+from epoch import trainer_epoch
 from pytorch_lightning import Trainer
 from rich.console import Console
 from rich.table import Table
@@ -53,21 +53,17 @@ def ours(data: Yelp) -> dict[str, Backbone]:
 
 def our_epoch(model: Backbone, data: Yelp) -> tuple[float, float]:
     """Return the seconds of an epoch, and of a validation."""
-    timer = EpochTimer()
-    trainer = Trainer(
-        accelerator="cpu",
-        max_epochs=1,
-        limit_val_batches=0,
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        callbacks=[timer],
-    )
-    trainer.fit(model, data)
+    trained = trainer_epoch(model, data)
     validating = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
     start = time.perf_counter()
     validating.validate(model, data, verbose=False)
-    return timer.seconds, time.perf_counter() - start
+    return trained, time.perf_counter() - start
+
+
+def compared(name: str, ours: list[float], theirs: list[float]) -> tuple[str, ...]:
+    """Return a row of the table: the medians and their ratio."""
+    one, other = median(ours), median(theirs)
+    return name, f"{one:.2f}", f"{other:.2f}", f"{other / one:.1f}x"
 
 
 def write_atomic(data: Yelp, folder: Path) -> None:
@@ -155,10 +151,8 @@ def main() -> None:
                     if round_ > 0:
                         times[number].append(trained)
                         evaluations[number].append(evaluated)
-            one, other = median(times[0]), median(times[1])
-            table.add_row(f"{name}, an epoch", f"{one:.2f}", f"{other:.2f}", f"{other / one:.1f}x")
-    one, other = median(evaluations[0]), median(evaluations[1])
-    table.add_row("evaluation of the validation split", f"{one:.2f}", f"{other:.2f}", f"{other / one:.1f}x")
+            table.add_row(*compared(f"{name}, an epoch", *times))
+    table.add_row(*compared("evaluation of the validation split", *evaluations))
     Console().print(table)
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
 

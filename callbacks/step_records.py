@@ -60,7 +60,7 @@ class StepRecords:
 
         Raises:
             IndexError: If a number is no row of the interactions; on a GPU, after the first batches, ``verify`` raises
-                it.
+                it, unless CUDA has stopped at it.
             RuntimeError: If the batch names other users or items, or labels that are not known.
         """
         if self._looked_at < _LOOKED_AT or sample.device.type == "cpu":

@@ -9,10 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def at_least_float32(x: Tensor) -> Tensor:
-    """Return a tensor in float32 if its own format is smaller, and otherwise as it is."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+from llmhd_pl.precision import at_least_float32, keeping_dtype, widest_dtype
 
 
 def _has_csr(device: torch.device) -> bool:
@@ -59,8 +56,7 @@ def edge_normalization(users: Tensor, items: Tensor, num_users: int, num_items: 
     by_user = torch.bincount(users[keep], minlength=num_users)
     by_item = torch.bincount(items[keep], minlength=num_items)
     degrees = by_user[users] * by_item[items]
-    exact = degrees.double() if _has_csr(degrees.device) else degrees.float()  # nor has MPS float64
-    return exact.rsqrt().float().where(keep, 0.0)
+    return degrees.to(widest_dtype(degrees.device)).rsqrt().float().where(keep, 0.0)
 
 
 def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, ...]:
@@ -98,7 +94,7 @@ def _csr_tensor(crow: Tensor, col: Tensor, val: Tensor, num_columns: int) -> Ten
 
 def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
     """Return a matrix in CSR times ``x`` [columns, d], without a gradient: [rows, d]."""
-    val = val.to(x.dtype)  # of a run in float64, the graph may have been built before or after the model was converted
+    val = val.to(x.dtype)  # float64 in a run in float64
     if not _has_csr(x.device):
         return x.new_zeros(len(crow) - 1, x.shape[1]).index_add_(
             0, _rows(crow, col), val[:, None] * x.index_select(0, col)
@@ -156,12 +152,8 @@ class SymmetricAdjacency(nn.Module):
             self.register_buffer(name, buffer, persistent=False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the matrix along with its module, but keep its values in float32 when that turns to 16 bit."""
-        before = self.val
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.val.dtype != at_least_float32(self.val).dtype:
-            self.val = before.to(self.val.device)
-        return self
+        """Move the matrix along with its module, but keep its values in float32."""
+        return super()._apply(keeping_dtype(fn), recurse)  # type: ignore[no-untyped-call]
 
     def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
         """Return ``sum_k weights[k] A^k x``, in float32 even under autocast: there is no sparse product in bf16.

@@ -41,7 +41,7 @@ def bce_loss(positive_score: Tensor, negative_score: Tensor) -> Tensor:
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """The sampled softmax in five passes over the predictions, forwards and backwards; autograd would take twelve."""
+    """The sampled softmax, with as few passes over the predictions as there can be, forwards and backwards."""
 
     @staticmethod
     def forward(ctx: Any, positive: Tensor, negatives: Tensor, temperature: float, excluded: Tensor | None) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import Module
 from torchmetrics import Metric
 
 from llmhd_pl.finite import check_predictions
+from llmhd_pl.precision import keeping_dtype
 
 
 def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str = "Ranking") -> tuple[Tensor, Tensor]:
@@ -77,12 +78,7 @@ class RankingMetric(Metric):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], *arguments: Any, **options: Any) -> Module:
         """Move the sums along with a model, but keep them in float32: in 16 bit they would stop growing."""
-
-        def keep(tensor: Tensor) -> Tensor:
-            moved = fn(tensor)
-            return moved if moved.dtype == tensor.dtype else tensor.to(moved.device)
-
-        return super()._apply(keep, *arguments, **options)
+        return super()._apply(keeping_dtype(fn), *arguments, **options)
 
     def compute(self) -> Tensor:
         """Return the mean over the users with relevant items, a scalar; 0 if there are none."""

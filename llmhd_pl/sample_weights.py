@@ -101,7 +101,8 @@ class SampleWeights:
             a pair; see ``attach_denoiser``.
 
         Raises:
-            RuntimeError: If the shapes do not agree, or if a denoiser needs samples and there are none.
+            RuntimeError: If the shapes do not agree, if a denoiser needs samples and there are none, or if there is
+                padding though ``never_padded`` says that there is none.
         """
         self._asked = True
         losses = losses.detach()
@@ -120,6 +121,11 @@ class SampleWeights:
         trusted = self.never_padded and sample.device.type != "cpu"
         if sample.dim() == 1 and (trusted or not (sample < 0).any()):
             return self._product(rows, losses)
+        if self.never_padded:
+            raise RuntimeError(
+                f"{type(self).__name__} says never_padded, but {named(self.sample_key)} has padding or a number below "
+                "0. Give every row the number of its training interaction, or set never_padded = False."
+            )
         known = sample != -1  # any other number that is no sample is an error of whoever looks it up
         alike = {
             name: value[known]

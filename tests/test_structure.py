@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 # And the small modules that backbones may import.
 FOR_BACKBONES = {
     *("sample_weights", "graph", "losses", "metrics", "training_data", "processes"),
-    *("checkpoint_io", "finite", "fingerprint"),
+    *("checkpoint_io", "finite", "fingerprint", "precision"),
 }
 
 

@@ -189,8 +189,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         users = batch["user"]
         compared = compare(self, batch)
         losses, batch["negative"] = compared.losses, compared.negative
-        # Not all predictions of a softmax, which would take a sixth of the time: what is wrong with them is wrong with
-        # the loss, too.
+        # Not all predictions of a softmax, which would be a pass over a large product: what is wrong with them is wrong
+        # with the loss, too.
         pair = torch.cat([compared.positive_score, compared.negative_score]).detach()
         self._predictions.see(pair, self.current_epoch, self.global_step)
         weights, counts = self.weights_and_counts(batch, losses)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
-from llmhd_pl.graph import at_least_float32
+from llmhd_pl.precision import at_least_float32
 from llmhd_pl.sample_weights import Batch
 
 Similarity = Literal["dot", "cosine"]
@@ -98,8 +98,11 @@ class EmbeddingBackbone(Backbone):
 
     def _rows(self, nodes: Tensor) -> Tensor:
         """Return what predictions are products of, for some nodes: [n, d]."""
-        rows = F.embedding(nodes, self.final_embeddings())
-        return F.normalize(rows, dim=1) if self.similarity == "cosine" else rows
+        return self._compared(F.embedding(nodes, self.final_embeddings()))
+
+    def _compared(self, embeddings: Tensor) -> Tensor:
+        """Return the embeddings, or for the cosine their directions: [n, d]."""
+        return F.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
 
     def rank(self, users: Tensor) -> Tensor:
         """Return the predictions of all items, in float32 even under autocast: bf16 would tie the top items.
@@ -110,27 +113,23 @@ class EmbeddingBackbone(Backbone):
         Returns:
             Predictions, float32 [n, items].
         """
-        final = self._all_rows() if self._frozen is None else self._frozen
+        final = self._compared(self.final_embeddings()) if self._frozen is None else self._frozen
         with torch.autocast(final.device.type, enabled=False):
             return torch.mm(at_least_float32(final[users]), at_least_float32(final[self.num_users :]).t())
 
     def squared_norms(self, batch: Batch) -> Tensor:
         """Return the squared norm of the free embeddings of each sample's user, positive and negative: [B]."""
         nodes = torch.cat([batch["user"], batch["positive"] + self.num_users, batch["negative"] + self.num_users])
-        # The table has a dense gradient already, by the loss. On a CPU it takes up the rows of a sparse one in half the
-        # time that a second dense one needs; a GPU would have to wait for the sparse one's number of rows.
+        # The table has a dense gradient already, by the loss. On a CPU it takes up the few rows of a sparse one sooner
+        # than a second dense one; a GPU would have to wait for the sparse one's number of rows.
         rows = F.embedding(nodes, self.embedding.weight, sparse=self.embedding.weight.device.type == "cpu")
         return rows.square().sum(dim=1).view(3, -1).sum(dim=0)
-
-    def _all_rows(self) -> Tensor:
-        final = self.final_embeddings()
-        return F.normalize(final, dim=1) if self.similarity == "cosine" else final
 
     # Weights do not change during an evaluation, so the final embeddings are computed once for all of its batches.
 
     def on_validation_epoch_start(self) -> None:
         """Compute the final embeddings for the whole validation."""
-        self._frozen = self._all_rows()
+        self._frozen = self._compared(self.final_embeddings())
 
     def on_validation_epoch_end(self) -> None:
         """Forget the final embeddings of the validation."""
@@ -138,7 +137,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_test_epoch_start(self) -> None:
         """Compute the final embeddings for the whole test."""
-        self._frozen = self._all_rows()
+        self._frozen = self._compared(self.final_embeddings())
 
     def on_test_epoch_end(self) -> None:
         """Forget the final embeddings of the test."""
@@ -146,7 +145,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_predict_epoch_start(self) -> None:
         """Compute the final embeddings for all predictions."""
-        self._frozen = self._all_rows()
+        self._frozen = self._compared(self.final_embeddings())
 
     def on_predict_epoch_end(self) -> None:
         """Forget the final embeddings of the predictions."""

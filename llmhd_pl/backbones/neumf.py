@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
-from llmhd_pl.graph import at_least_float32
+from llmhd_pl.precision import at_least_float32
 from llmhd_pl.sample_weights import Batch
 
 # How many users and items are ranked at once: the first hidden layer of so many pairs fits a processor's cache.

@@ -11,7 +11,7 @@ from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import dropout, seeded_generator
-from llmhd_pl.graph import at_least_float32
+from llmhd_pl.precision import at_least_float32
 
 
 class NGCF(GraphBackbone):
@@ -81,13 +81,14 @@ class NGCF(GraphBackbone):
     def final_embeddings(self) -> Tensor:
         """Return the concatenation of all layers: float32 [users + items, sum of their lengths]."""
         layer = self.embedding.weight
+        dtype = layer.dtype
         dropping = self.training and self.message_dropout > 0
         generator = seeded_generator(layer.device, "ngcf", self.seed, self.global_step) if dropping else None
         layers = [layer]
         for of_sum, of_product in zip(self.sums, self.products, strict=True):
             neighbours = self.graph(layer)
-            both = (part.to(of_sum.weight.dtype) for part in (layer + neighbours, neighbours * layer))
-            layer = at_least_float32(F.leaky_relu(of_sum(next(both)) + of_product(next(both)), 0.2))
+            total, product = ((layer + neighbours).to(dtype), (neighbours * layer).to(dtype))
+            layer = at_least_float32(F.leaky_relu(of_sum(total) + of_product(product), 0.2))
             if generator is not None:
                 layer = dropout(layer, self.message_dropout, generator)
             layer = F.normalize(layer, dim=1)

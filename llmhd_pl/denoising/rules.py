@@ -12,6 +12,7 @@ from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import Reduce, alone, largest
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
+from llmhd_pl.precision import widest_dtype
 from llmhd_pl.scale import FITTING
 
 Rule = Literal["paper", "consistent", "joint"]
@@ -110,7 +111,7 @@ def joint(
 
 
 def _standard(values: Tensor, reduce: Reduce) -> Tensor:
-    exact = torch.float32 if values.device.type == "mps" else torch.float64  # Apple's GPUs have no float64
+    exact = widest_dtype(values.device)
     there = values[~values.isnan()].to(exact)
     sums = torch.stack([torch.tensor(float(len(there)), device=values.device, dtype=exact), there.sum()])
     count, total = reduce(sums).unbind()

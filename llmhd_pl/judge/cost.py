@@ -151,8 +151,7 @@ def run_cost(
         tokens = (count.prompt_tokens + count.answer_tokens) * phase.calls_each
         if template in (T_SCORE, T_SUM) and phase.tokens_each is not None:  # revisions are not measured
             tokens = calls * phase.tokens_each
-        seconds = 0.0 if not calls else None if phase.per_second is None else calls / phase.per_second
-        costs.append(Cost(template, calls, round(tokens), seconds))
+        costs.append(Cost(template, calls, round(tokens), _seconds(calls, phase)))
     if method.drop_rate == "auto":
         costs.append(_audit_cost(scores))
     return costs
@@ -162,8 +161,12 @@ def _audit_cost(scores: Phase) -> Cost:
     """What the audit that sets the drop rate asks, besides the preferences of those whom it asks about."""
     calls = round(SOME * (1 + ASKED_SOME) * scores.calls_each)
     tokens = None if scores.tokens_each is None else round(calls * scores.tokens_each)
-    seconds = None if scores.per_second is None else calls / scores.per_second
-    return Cost("the audit that sets the drop rate", calls, tokens, seconds)
+    return Cost("the audit that sets the drop rate", calls, tokens, _seconds(calls, scores))
+
+
+def _seconds(calls: int, phase: Phase) -> float | None:
+    """How long so many questions take at the speed that was measured; None if it was not."""
+    return 0.0 if not calls else None if phase.per_second is None else calls / phase.per_second
 
 
 def _free_seconds(data: InteractionDataModule, judgements: Judgements, summaries: Phase, scores: Phase) -> float | None:

@@ -15,7 +15,7 @@ from small_fits import NAN, FakeScorer, Method, catalog, playback, quiet
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from llmhd_pl import DCF, LLMHD, RCE, TCE, LexicalScorer, LossDropping, NoiseOracle
+from llmhd_pl import DCF, LLMHD, MF, RCE, TCE, LexicalScorer, LossDropping, NoiseOracle
 from llmhd_pl.callbacks import DoubleCorrection, NoiseAudit, SampleRecorder, TruncatedLoss, VariancePruning
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
 from llmhd_pl.llm.judgements import Judgements
@@ -649,3 +649,34 @@ def test_noise_is_known_without_a_data_module(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"needs the truth.*noise=\.\.\."):
         quiet(tmp_path, SampleRecorder(users=range(4), items=range(4)), NoiseAudit()).fit(Rows(), rows(sample=[0]))
     assert CLEAN == 0
+
+
+class Blanking(Callback):
+    """Makes padding of the last sample."""
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        last = len(trainer.datamodule.train_users) - 1
+        batch["sample"] = batch["sample"].where(batch["sample"] != last, PAD)
+
+
+class Padded(MF):
+    never_padded = False
+
+
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+def test_padding_beside_returned_losses_is_not_the_last_sample(tmp_path: Path, objective: Any) -> None:
+    data, recorder = catalog(), SampleRecorder()
+    module = Padded(data.num_users, data.num_items, embedding_dim=4, objective=objective)
+    quiet(tmp_path, Blanking(), recorder).fit(module, data)
+    unseen = recorder.store.losses.isnan().view(len(data.train_users), -1).any(dim=1)
+    assert unseen.nonzero().flatten().tolist() == [len(data.train_users) - 1]
+
+
+def test_padding_is_refused_where_a_module_says_that_there_is_none(tmp_path: Path) -> None:
+    data = catalog()
+    module = MF(data.num_users, data.num_items, embedding_dim=4)
+    for callbacks in ([SampleRecorder()], DCF(0.2)):
+        with pytest.raises(
+            RuntimeError, match=r"MF says never_padded.* has padding.*never_padded = False"
+        ):
+            quiet(tmp_path, Blanking(), *callbacks).fit(module, data)

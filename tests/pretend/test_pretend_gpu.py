@@ -71,9 +71,10 @@ def catalog(**arguments: Any) -> SyntheticCatalog:
     return SyntheticCatalog(60, 50, num_topics=5, books_per_reader=12, **given)
 
 
-def fit(folder: Path, model: Any, *callbacks: Callback, checkpoint: Any = None, epochs: int = 3) -> Trainer:
-    trainer = Trainer(
-        strategy=strategy(),
+def trainer(folder: Path, epochs: int, *callbacks: Callback, **where: Any) -> Trainer:
+    """A quiet trainer on the pretend device, or elsewhere."""
+    return Trainer(
+        **(where or {"strategy": strategy()}),
         max_epochs=epochs,
         logger=False,
         enable_checkpointing=False,
@@ -82,10 +83,14 @@ def fit(folder: Path, model: Any, *callbacks: Callback, checkpoint: Any = None, 
         num_sanity_val_steps=0,
         inference_mode=False,  # which does not know tensors of other classes
         default_root_dir=folder,
-        callbacks=[InSteps(), *callbacks],
+        callbacks=list(callbacks),
     )
-    trainer.fit(model, catalog(), ckpt_path=checkpoint)
-    return trainer
+
+
+def fit(folder: Path, model: Any, *callbacks: Callback, checkpoint: Any = None, epochs: int = 3) -> Trainer:
+    fitting = trainer(folder, epochs, InSteps(), *callbacks)
+    fitting.fit(model, catalog(), ckpt_path=checkpoint)
+    return fitting
 
 
 def made(name: str, **arguments: Any) -> Any:
@@ -98,10 +103,10 @@ def made(name: str, **arguments: Any) -> Any:
 def test_no_operation_mixes_devices(tmp_path: Path, name: str, denoiser: str) -> None:
     with pretend_gpu():
         model = made(name)
-        trainer = fit(tmp_path, model, *DENOISERS[denoiser](hasattr(model, "set_graph")))
-        assert float(trainer.callback_metrics["val/ndcg@10"]) > 0
-        trainer.test(model, catalog(), verbose=False)
-        trainer.predict(model, catalog())
+        fitting = fit(tmp_path, model, *DENOISERS[denoiser](hasattr(model, "set_graph")))
+        assert float(fitting.callback_metrics["val/ndcg@10"]) > 0
+        fitting.test(model, catalog(), verbose=False)
+        fitting.predict(model, catalog())
 
 
 @pytest.mark.parametrize("objective", ["bpr", "bce", "softmax"])
@@ -138,10 +143,12 @@ def test_mixed_devices_are_found() -> None:
 
 
 def test_a_sample_that_there_is_not_is_named_at_the_end_of_the_epoch(tmp_path: Path) -> None:
+    """If the device has not stopped at it, as CUDA does where the number is used as an index."""
+
     class Wrong(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
             if trainer.global_step == WARM_UP + 1:
-                batch["sample"] = batch["sample"] - 10_000  # a GPU would look it up somewhere, and say nothing
+                batch["sample"] = batch["sample"] - 10_000
 
     class Recorded(MF):
         never_padded = True
@@ -155,18 +162,12 @@ def test_a_sample_that_there_is_not_is_named_at_the_end_of_the_epoch(tmp_path: P
 def test_what_is_saved_on_one_device_goes_on_another(tmp_path: Path, denoiser: str) -> None:
     path = tmp_path / "last.ckpt"
     with pretend_gpu():
-        trainer = fit(tmp_path, made("LightGCN"), *DENOISERS[denoiser](True), epochs=2)
-        trainer.save_checkpoint(path)
+        fit(tmp_path, made("LightGCN"), *DENOISERS[denoiser](True), epochs=2).save_checkpoint(path)
         resumed = made("LightGCN")
         fit(tmp_path, resumed, *DENOISERS[denoiser](True), checkpoint=path)
         there = resumed.embedding.weight.detach().cpu()
     whole = made("LightGCN")
-    trainer = Trainer(
-        accelerator="cpu", max_epochs=3, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, num_sanity_val_steps=0, default_root_dir=tmp_path,
-        callbacks=list(DENOISERS[denoiser](True)),
-    )  # fmt: skip
-    trainer.fit(whole, catalog())
+    trainer(tmp_path, 3, *DENOISERS[denoiser](True), accelerator="cpu").fit(whole, catalog())
     torch.testing.assert_close(there, whole.embedding.weight.detach(), atol=1e-5, rtol=1e-4)
 
 
@@ -180,13 +181,9 @@ def test_larger_blocks_change_nothing(tmp_path: Path, name: str, monkeypatch: py
     for device in ("pretend", "cpu"):
         with pretend_gpu():
             model = made(name)
-            where = {"strategy": strategy()} if device == "pretend" else {"accelerator": "cpu"}
-            trainer = Trainer(
-                **where, max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                enable_model_summary=False, num_sanity_val_steps=0, inference_mode=False, default_root_dir=tmp_path,
-            )  # fmt: skip
-            trainer.fit(model, catalog())
-            ranks = trainer.predict(model, catalog())
+            fitting = trainer(tmp_path, 2, **({"accelerator": "cpu"} if device == "cpu" else {}))
+            fitting.fit(model, catalog())
+            ranks = fitting.predict(model, catalog())
             assert ranks is not None
             ranked.append(torch.cat([batch["score"].cpu() for batch in ranks]))  # type: ignore[call-overload]
     ours, theirs = (torch.as_tensor(scores.tolist()) for scores in ranked)
