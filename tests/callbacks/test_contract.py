@@ -676,7 +676,5 @@ def test_padding_is_refused_where_a_module_says_that_there_is_none(tmp_path: Pat
     data = catalog()
     module = MF(data.num_users, data.num_items, embedding_dim=4)
     for callbacks in ([SampleRecorder()], DCF(0.2)):
-        with pytest.raises(
-            RuntimeError, match=r"MF says never_padded.* has padding.*never_padded = False"
-        ):
+        with pytest.raises(RuntimeError, match=r"MF says never_padded.* has padding.*never_padded = False"):
             quiet(tmp_path, Blanking(), *callbacks).fit(module, data)
