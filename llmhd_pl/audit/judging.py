@@ -152,8 +152,10 @@ class _Asking:
 
     def draw(self, users: np.ndarray, references: int) -> np.ndarray:
         """Draw so many users of the fold who are about as active for each user, [n, references]."""
-        place = np.zeros(len(self._activity), np.int64)
-        place[self._members] = np.arange(len(self._members))
         width = min(2 * NEIGHBOURS + 1, len(self._members))
-        first = (place[users] - NEIGHBOURS).clip(0, len(self._members) - width)
+        sizes = self._activity[self._members]
+        # One that leaves the item out knows a user by one item fewer than it knows a reference of the same activity.
+        size = self._activity[users] - self._scorer.leaves_out
+        low, high = (np.searchsorted(sizes, size, side) for side in ("left", "right"))
+        first = (self._rng.integers(low, np.maximum(high, low + 1)) - NEIGHBOURS).clip(0, len(self._members) - width)
         return np.asarray(self._members[first[:, None] + self._rng.integers(width, size=(len(users), references))])
