@@ -144,10 +144,9 @@ class StepRecords:
                 # Those that were given to sample_weights are not weighted yet; the returned ones may be.
                 if len(records) == 1 and records[0].losses.shape == losses.shape:
                     losses = records[0].losses
-                # One check of all: a check costs more than the values.
-                self.finite.see(
-                    torch.cat([value.flatten() for value in (losses, positive_score, negative_score)]), epoch, step
-                )
+                # One check of all, because a check costs more than the values.
+                together = [value.flatten() for value in (losses, positive_score, negative_score)]
+                self.finite.see(torch.cat(together), epoch, step)
                 state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):
