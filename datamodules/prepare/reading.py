@@ -72,9 +72,8 @@ class Faults:
             )
 
     def __str__(self) -> str:
-        return f"{self.part}: {self.broken:,} of {self.lines:,} lines were broken and left out. " + "; ".join(
-            self.shown
-        )
+        first = "; ".join(self.shown)
+        return f"{self.part.name}: {self.broken:,} of {self.lines:,} lines were broken and left out: {first}."
 
 
 class _Numbers:
@@ -199,8 +198,8 @@ def read_items(stream: Stream, known: Format, names: list[str], faults: Faults) 
     places = {name: place for place, name in enumerate(names)}
     wanted = {name.encode() for name in names}
     texts: list[dict[str, str] | None] = [None] * len(names)
-    # An identifier that is written with a backslash or a quote is not found here, and its line is parsed.
-    mention = re.compile(rb"""["']%s["']\s*:\s*(?:u?["']([^"'\\]*)["']|(\d+))""" % known.item.encode())
+    # An identifier that is written with a backslash is not found here, and its line is parsed.
+    mention = re.compile(rb"""["']%s["']\s*:\s*(?:u?"([^"\\]*)"|u?'([^'\\]*)'|(\d+))""" % known.item.encode())
     literal: bool | None = None
     found = 0
     for block in stream.blocks():
@@ -210,7 +209,7 @@ def read_items(stream: Stream, known: Format, names: list[str], faults: Faults) 
             if not line or line.isspace():
                 continue
             faults.lines += 1
-            mentioned = [text or digits for text, digits in mention.findall(line)]
+            mentioned = [b"".join(ways) for ways in mention.findall(line)]
             if mentioned and wanted.isdisjoint(mentioned):
                 continue  # about another item
             try:

@@ -77,7 +77,7 @@ class Report:
         return cls(
             source=source,
             settings=settings,
-            files=[(fault.part.member or fault.part.path.name, fault.part.path.stat().st_size) for fault in faults],
+            files=[(fault.part.name, fault.part.path.stat().st_size) for fault in faults],
             broken=[str(fault) for fault in faults if fault.broken],
             reviews=faults[0].lines - faults[0].broken,
             repeated=selection.repeated,
@@ -101,7 +101,7 @@ class Report:
         low = "there are no ratings" if self.low is None else f"{self.low:,} low ratings"
         return [
             *self.broken,
-            f"{self.reviews:,} reviews, {self.repeated:,} of them left out because a later one is about the same item.",
+            f"{self.reviews:,} reviews, {self.repeated:,} of them left out for a later one by the same user about the same item.",
             f"{self.positives:,} positive interactions{rated}.",
             f"k-core {core}: {self.core:,} interactions of {self.core_users:,} users.",
             *([] if sample is None else [f"Drawn: {sample:,} users, and of those the k-core again."]),

@@ -27,6 +27,11 @@ class Part:
     path: Path
     member: str | None = None
 
+    @property
+    def name(self) -> str:
+        """The name of the file, without folders."""
+        return self.member or self.path.name
+
     def __str__(self) -> str:
         return str(self.path) if self.member is None else f"{self.path}, {self.member}"
 

@@ -1,5 +1,6 @@
 """Reading the lines of a dump as a stream: packed or not, in a tar archive or not, with a bar."""
 
+import codecs
 import gzip
 import tarfile
 import zlib
@@ -17,6 +18,8 @@ BLOCK = 4 << 20
 """The bytes that are read at once."""
 _LONGEST = 64 << 20
 """The bytes from which a line is taken for a sign that the file has none."""
+_SHOWN_FROM = 8 << 20
+"""The bytes of a file, which may be packed, from which reading takes so long, about a second, that a bar is shown."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,11 @@ class Stream:
     def __init__(self, part: Part) -> None:
         self.part = part
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), TaskProgressColumn())
-        self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True)
-        self._task = self._bar.add_task(self._name(), total=part.path.stat().st_size)
+        size = part.path.stat().st_size
+        self._bar = Progress(
+            *columns, TimeElapsedColumn(), TimeRemainingColumn(), transient=True, disable=size < _SHOWN_FROM
+        )
+        self._task = self._bar.add_task(self._name(), total=size)
 
     def __enter__(self) -> "Stream":
         self._bar.start()
@@ -58,7 +64,7 @@ class Stream:
         self._bar.stop()
 
     def _name(self) -> str:
-        return f"reading {self.part.member or self.part.path.name}"
+        return f"reading {self.part.name}"
 
     def count(self, number: int, what: str) -> None:
         """Show a number beside the bar.
@@ -89,7 +95,7 @@ class Stream:
                         )
                     continue
                 lines, rest = rest + chunk[:end], chunk[end:]
-                yield Block(number, lines)
+                yield Block(number, lines.removeprefix(codecs.BOM_UTF8) if number == 1 else lines)
                 number += lines.count(b"\n")
             if rest:
                 yield Block(number, rest)
