@@ -6,8 +6,9 @@
 The dump has the format of Amazon Reviews 2018 (JSON lines), of the Yelp Open Dataset or of Steam (Python literals). It
 is generated in a temporary folder (``--folder`` says where), takes some 300 MB of the disk for each million, and is
 removed afterwards. *CPU* is the time of all processes together, which depends less than *seconds* on what else the
-machine does, and *us* the microseconds of it for each review. *Peak* is the largest resident memory of the command and its processes together, sampled five times a
-second; memory that processes share counts in each of them. *ru_maxrss* is the largest of a single process.
+machine does, and *us* the microseconds of it for each review. *Peak* is the largest resident memory of the command and
+its processes together, sampled five times a second; memory that processes share counts in each of them. *ru_maxrss* is
+the largest of a single process, in GiB.
 """
 
 import argparse
@@ -38,8 +39,8 @@ def amazon(user: int, item: int, rating: int, day: int, text: str) -> str:
     """Return a review in the format of Amazon Reviews 2018."""
     return (
         f'{{"overall": {rating}.0, "verified": true, "reviewTime": "09 13, 2009", "reviewerID": "A{user:013d}", '
-        f'"asin": "{item:010d}", "style": {{"Format:": " Hardcover"}}, "reviewerName": "J. McDonald", "reviewText": {text}, '
-        f'"summary": "Heavenly", "unixReviewTime": {1_252_800_000 + 86_400 * day}}}'
+        f'"asin": "{item:010d}", "style": {{"Format:": " Hardcover"}}, "reviewerName": "J. McDonald", '
+        f'"reviewText": {text}, "summary": "Heavenly", "unixReviewTime": {1_252_800_000 + 86_400 * day}}}'
     )
 
 
@@ -157,9 +158,10 @@ def main() -> None:
         if process.returncode != 0:
             raise SystemExit(process.returncode)
         written = sum(path.stat().st_size for path in out.iterdir())
-    largest = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = used.ru_utime + used.ru_stime
     table = Table(
-        "source", "reviews", "GB packed / not", "seconds", "us per review", "peak GiB", "ru_maxrss GiB", "MB out"
+        "source", "reviews", "GB packed", "unpacked", "seconds", "CPU", "us", "peak GiB", "ru_maxrss", "MB out"
     )
     table.add_row(
         arguments.source,

@@ -101,7 +101,8 @@ class Report:
         low = "there are no ratings" if self.low is None else f"{self.low:,} low ratings"
         return [
             *self.broken,
-            f"{self.reviews:,} reviews, {self.repeated:,} of them left out for a later one by the same user about the same item.",
+            f"{self.reviews:,} reviews; {self.repeated:,} are left out for a later one by the same user about the same "
+            "item.",
             f"{self.positives:,} positive interactions{rated}.",
             f"k-core {core}: {self.core:,} interactions of {self.core_users:,} users.",
             *([] if sample is None else [f"Drawn: {sample:,} users, and of those the k-core again."]),
