@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import dumps
+import pyarrow.parquet as pq
 import pytest
 import torch
 from dumps import Review
@@ -285,3 +286,15 @@ def test_the_readme_and_the_identifiers(tmp_path: Path, capsys: pytest.CaptureFi
     assert "--data Yelp" in readme
     lines = (tmp_path / "out" / "user_ids.jsonl").read_text().splitlines()
     assert [json.loads(line) for line in lines] == [{"user": user, "id": name} for user, name in enumerate(USERS)]
+
+
+def test_the_clean_copy_of_an_audit_has_the_identifiers(tmp_path: Path) -> None:
+    dumps.amazon_2018(tmp_path / "raw", many())
+    prepared(tmp_path, "amazon", k_core=3)
+    judge = ["--scorer", "LexicalScorer", "--page", "null", "--out", str(tmp_path / "clean")]
+    main(["audit", "--data", "AmazonBooks", "--data.data_dir", str(tmp_path / "out"), *judge])
+    suspicious = pq.read_table(tmp_path / "clean" / "suspicious.parquet").to_pydict()
+    assert set(suspicious["user"]) <= {user for user, *_ in many()}
+    assert set(suspicious["item"]) <= {item for _, item, *_ in many()} and len(suspicious["item"]) > 20
+    clean, given = (loaded(tmp_path / name, AmazonBooks).interactions for name in ("clean", "out"))
+    assert clean.user_names == given.user_names and clean.item_names == given.item_names and clean.items == given.items
