@@ -173,5 +173,5 @@ def test_folders_that_cannot_be_new(tmp_path: Path) -> None:
         check_new_folder(tmp_path)
     with pytest.raises(ValueError, match="file is a file"):
         check_new_folder(tmp_path / "file")
-    with pytest.raises(OSError, match="below cannot be made, because .*file is no folder"):
+    with pytest.raises(OSError, match=r"below cannot be made, because .*file is no folder"):
         check_new_folder(tmp_path / "file" / "below")

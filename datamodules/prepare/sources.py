@@ -57,7 +57,7 @@ _FORMATS: dict[str, tuple[Format, ...]] = {
         Format(Fields("user_id", "parent_asin", "rating", "timestamp"), "parent_asin", amazon_texts),  # 2023
     ),
     "yelp": (Format(Fields("user_id", "business_id", "stars", "date"), "business_id", yelp_texts),),
-    # A review of Steam says that somebody has played a game; there is no rating. Few reviews have a user_id.
+    # A review of Steam says that somebody has played a game; there is no rating. Many have no user_id.
     "steam": (Format(Fields("username", "product_id", None, "date"), "id", steam_texts),),
 }
 

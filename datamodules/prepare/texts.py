@@ -1,7 +1,6 @@
 """The text of an item, made of what its owner publishes about it."""
 
 import html
-import math
 import re
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,6 +10,8 @@ Texts = Callable[[dict[Any, Any]], dict[str, str]]
 
 _TAG = re.compile(r"</?[A-Za-z!][^<>]*>")
 _PRICE = re.compile(r"(from )?\$?\d[\d,]*(\.\d+)?( - \$?\d[\d,]*(\.\d+)?)?")
+_DEAREST = 1e9
+"""Dollars that nothing costs; NaN is not below it."""
 _AUTHOR = re.compile(r"Visit Amazon's (.+) Page")
 
 
@@ -27,12 +28,11 @@ def amazon_texts(item: dict[Any, Any]) -> dict[str, str]:
     if isinstance(author, dict):
         author = author.get("name")
     author = _text(author)
-    brand = _text(item.get("brand")) or _text(item.get("store"))
     # 2018: the brand of a book is the link to its author's page, others begin with a line "by".
+    brand = item.get("brand")
+    brand = _text(brand.removeprefix("by\n") if isinstance(brand, str) else None) or _text(item.get("store"))
     if page := _AUTHOR.fullmatch(brand):
         author, brand = author or page[1], ""
-    if str(item.get("brand", "")).startswith("by\n"):
-        brand = brand.removeprefix("by").strip()
     categories = []
     for category in _flat(item.get("categories") or item.get("category")):
         if "</span>" in category:  # 2018: from here on they are features
@@ -90,13 +90,13 @@ def _text(value: object) -> str:
     return " ".join(_TAG.sub(" ", html.unescape(value)).split())
 
 
-def _flat(value: object) -> Iterator[str]:
-    """Walk through the texts of a list, of a list of lists, or of a text alone."""
+def _flat(value: object, depth: int = 2) -> Iterator[str]:
+    """Walk through the texts of a list, of a list of lists, or of a text alone; what lies deeper is no text."""
     if isinstance(value, str):
         yield value
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and depth > 0:
         for one in value:
-            yield from _flat(one)
+            yield from _flat(one, depth - 1)
 
 
 def _joined(values: Any) -> str:
@@ -112,6 +112,6 @@ def _dollars(value: object, only_prices: bool) -> str:
         only_prices: Whether a text that is no price, such as the style sheet of a page, counts as none.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        return f"${value:,.2f}" if math.isfinite(value) else ""
+        return f"${value:,.2f}" if 0 <= value < _DEAREST else ""
     text = _text(value)
     return text if not only_prices or _PRICE.fullmatch(text) else ""
