@@ -1,6 +1,7 @@
 """Measure the time and the memory that ``llmhd prepare`` takes, with a generated dump.
 
     python benchmarks/prepare.py --millions 10
+    python benchmarks/prepare.py --millions 30 --words 10 --reviews_per_user 1
     python benchmarks/prepare.py --source steam --millions 2
 
 The dump has the format of Amazon Reviews 2018 (JSON lines), of the Yelp Open Dataset or of Steam (Python literals). It
@@ -74,7 +75,7 @@ def item_of(source: str, item: int) -> str:
     return f"{{u'app_name': u'Game {item}', u'genres': [u'Action'], u'id': u'{item}', u'price': 4.99}}"
 
 
-def reviews(source: str, count: int, users: int, items: int) -> Iterator[str]:
+def reviews(source: str, count: int, users: int, items: int, words: int) -> Iterator[str]:
     """Walk through generated reviews: of the users and the items, the first ones are much more frequent.
 
     Args:
@@ -82,13 +83,14 @@ def reviews(source: str, count: int, users: int, items: int) -> Iterator[str]:
         count: The number of reviews.
         users: The number of users to draw from.
         items: The number of items to draw from.
+        words: The mean length of a text.
 
     Yields:
         The lines of some reviews, with their ends.
     """
     rng = np.random.default_rng(0)
-    words = np.array([f"word{number}" for number in range(5000)])
-    texts = [json.dumps(" ".join(rng.choice(words, size))) for size in rng.geometric(1 / 80, 2000)]
+    known = np.array([f"word{number}" for number in range(5000)])
+    texts = [json.dumps(" ".join(rng.choice(known, size))) for size in rng.geometric(1 / words, 2000)]
     make = REVIEWS[source]
     for start in range(0, count, CHUNK):
         size = min(CHUNK, count - start)
@@ -103,13 +105,13 @@ def reviews(source: str, count: int, users: int, items: int) -> Iterator[str]:
         yield "".join([make(user, item, rating, day, texts[text]) + "\n" for user, item, rating, day, text in rows])
 
 
-def generate(folder: Path, source: str, count: int) -> tuple[int, int]:
+def generate(folder: Path, source: str, count: int, users: int, words: int) -> tuple[int, int]:
     """Write a dump; return its bytes packed and unpacked."""
     names = FILES[source]
-    users, items = count // 3, max(1000, count // 25)
+    items = max(1000, count // 25)
     unpacked = 0
     with gzip.open(folder / names[0], "wb", compresslevel=1) as file:
-        for lines in reviews(source, count, users, items):
+        for lines in reviews(source, count, users, items, words):
             unpacked += len(lines)
             file.write(lines.encode())
     with gzip.open(folder / names[1], "wt", compresslevel=1, encoding="utf-8") as text:
@@ -140,13 +142,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=FILES, default="amazon", help="the format")
     parser.add_argument("--millions", type=float, default=10, help="millions of reviews")
+    parser.add_argument("--words", type=int, default=80, help="the mean length of a text")
+    parser.add_argument("--reviews_per_user", type=int, default=3, help="so many, if the users were equally active")
     parser.add_argument("--folder", help="where the temporary folder is made")
     arguments = parser.parse_args()
     count = int(arguments.millions * 1_000_000)
     with tempfile.TemporaryDirectory(dir=arguments.folder) as folder:
         raw, out = Path(folder) / "raw", Path(folder) / "out"
         raw.mkdir()
-        packed, unpacked = generate(raw, arguments.source, count)
+        packed, unpacked = generate(raw, arguments.source, count, count // arguments.reviews_per_user, arguments.words)
         command = [sys.executable, "-m", "llmhd_pl", "prepare", arguments.source, str(raw), str(out)]
         start = time.perf_counter()
         process = subprocess.Popen(command)
