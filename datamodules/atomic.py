@@ -187,9 +187,7 @@ class AtomicFiles(DividedDataModule):
                 "items as in the .inter file."
             )
         _check_id_type(file, self.item_field)
-        return matched_texts(
-            file.batches(dict.fromkeys(file.types, pa.string())), str(path), self.item_field, items
-        )
+        return matched_texts(file.batches(dict.fromkeys(file.types, pa.string())), str(path), self.item_field, items)
 
 
 def _check_id_type(file: AtomicFile, field: str) -> None:

@@ -224,9 +224,7 @@ def exact(texts: pa.Array) -> pa.Array:
         return decimals
 
 
-def parsed(
-    parse: Callable[[pa.Array], pa.Array], texts: pa.Array, fault: Callable[[int, str], Exception]
-) -> pa.Array:
+def parsed(parse: Callable[[pa.Array], pa.Array], texts: pa.Array, fault: Callable[[int, str], Exception]) -> pa.Array:
     """Turn texts into numbers as Python reads them: with spaces around them, or a plus sign.
 
     Args:

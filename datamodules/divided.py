@@ -190,7 +190,7 @@ class DividedDataModule(InteractionDataModule):
                 stacklevel=2,
             )
         table.take(known)
-        return parts[known]
+        return np.asarray(parts[known])
 
     def _reach(self, table: Table, bound: float) -> np.ndarray:
         """Return which ratings are equal to one of these bounds or above it."""

@@ -8,7 +8,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 
-def matched_texts(batches: Iterable[pa.RecordBatch], name: str, item_field: str, items: list[str]) -> list[dict[str, str]]:
+def matched_texts(
+    batches: Iterable[pa.RecordBatch], name: str, item_field: str, items: list[str]
+) -> list[dict[str, str]]:
     """Return the fields of each item that are not empty. Of several rows of an item, the first counts.
 
     Args:

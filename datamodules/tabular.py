@@ -138,9 +138,7 @@ class Tabular:
         if not self.is_csv:
             return int(pq.read_metadata(self.path).num_rows)
         with self.path.open("rb") as file:
-            return 1 + sum(
-                block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b"")
-            )
+            return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))
 
     @contextmanager
     def _readable(self) -> Iterator[None]:
@@ -202,13 +200,13 @@ class Tabular:
         def wrong_identifier(what: str, row: int, wrong: str) -> ValueError:
             return self._fault(user if what == "user" else item, row, wrong)
 
-        return collect(blocks(), self.most_rows(), bounds, lambda: clock.cuts(cuts) if clock else [], wrong_identifier, kinds)
+        return collect(
+            blocks(), self.most_rows(), bounds, lambda: clock.cuts(cuts) if clock else [], wrong_identifier, kinds
+        )
 
     def _fault(self, column: str, place: int, wrong: str, first: int = 0) -> ValueError:
         """Return the error about a row of a block that begins with the row ``first``."""
-        return ValueError(
-            f"{self.name}, row {first + place + 1}: {column} {wrong}. Correct it or remove the row."
-        )
+        return ValueError(f"{self.name}, row {first + place + 1}: {column} {wrong}. Correct it or remove the row.")
 
     def _kind_of_ids(self, column: str) -> pa.DataType:
         """Return the type in which the identifiers of a column are numbered."""

@@ -62,7 +62,9 @@ def identifiers(column: pa.Array, kind: pa.DataType, fault: Fault) -> pa.Diction
         return column.cast(kind).dictionary_encode()
     except pa.ArrowInvalid as error:  # uint64
         place = int((column.to_numpy() >= np.uint64(2**63)).argmax())
-        raise fault(place, f"is {column[place].as_py()}, which is more than 2**63 - 1; make all of them text") from error
+        raise fault(
+            place, f"is {column[place].as_py()}, which is more than 2**63 - 1; make all of them text"
+        ) from error
 
 
 def ratings_of(column: pa.Array, fault: Fault) -> pa.Array:
@@ -98,7 +100,9 @@ class Clock:
             self._dates = kind
         elif pa.types.is_date(kind):
             self._dates = pa.timestamp("s" if kind == pa.date32() else "ms")
-        elif not (is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
+        elif not (
+            is_text(kind) or pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+        ):
             raise ValueError(
                 f"{source}: column {field.name!r} holds times, but its type is {kind}. Make it numbers, dates or "
                 "timestamps."
@@ -138,7 +142,9 @@ class Clock:
                 return
             except pa.ArrowInvalid:
                 continue
-        raise fault(0, f"is {first[0].as_py()!r}, neither a number nor a date such as 2026-01-31 or 2026-01-31T12:00:00")
+        raise fault(
+            0, f"is {first[0].as_py()!r}, neither a number nor a date such as 2026-01-31 or 2026-01-31T12:00:00"
+        )
 
     def _instants(self, texts: pa.Array) -> pa.Array:
         assert self._dates is not None
