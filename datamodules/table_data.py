@@ -95,8 +95,8 @@ class TableData(DividedDataModule):
         )
         if self.rating_bounds() and rating is None:
             raise ValueError(
-                "rating is None, but rating_threshold, noise_below and held_out_from compare ratings. Set rating to the "
-                "name of their column, or leave these out."
+                "rating is None, but rating_threshold, noise_below and held_out_from compare ratings. Set rating to "
+                "the name of their column, or leave these out."
             )
         if self.timed and time is None:
             raise ValueError(f"time is None, but split is {split!r}. Set time to the name of its column.")
