@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmhd_pl.audit.findings import Audit
-from llmhd_pl.audit.layouts import Verdicts, check_layout, write_layout
+from llmhd_pl.audit.layouts import check_layout, write_layout
+from llmhd_pl.audit.verdicts import Verdicts
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.files import check_new_folder, storable, whole_folder
@@ -58,6 +59,9 @@ def write_clean_copy(
     * ``AtomicFiles``: the ``.inter`` file with every row as it was, byte for byte, and one more column,
       ``weight:float``; blank lines are left out. All rows of a pair of user and item are treated alike. Rows that were
       not audited, such as those of the validation and test split or below ``rating_threshold``, have the weight 1.
+    * ``TableData``: the interactions with all columns, in the order of the rows, and one more column, ``weight``.
+      Parquet stays Parquet with the same types, CSV stays CSV with the same texts, and a data frame becomes
+      ``interactions.parquet``. Rows are treated as those of ``AtomicFiles``. The items are copied.
     * The layout of RLMRec: ``trn_mat.pkl`` as a COO matrix of float64 whose values are the weights; RLMRec itself asks
       only which are not 0. It holds the training interactions that were audited, noise that was planted included.
     * ``HeteroGraphData``: ``graph.pt``, the graph with ``weight``, float32 [E], for each edge of the edge type and of
@@ -84,7 +88,7 @@ def write_clean_copy(
     Raises:
         ValueError: If ``check_folder`` has something against it, the audit is not of this data, no interaction would be
             left, or the data has changed since it was read. Also, after ``suspicious.parquet`` was written, if
-            the data is in none of the three layouts.
+            the data is in none of these layouts.
         OSError: If the folder cannot be written. What was written of it is removed.
     """
     check_folder(folder, data, weights=drop is None)
@@ -94,9 +98,9 @@ def write_clean_copy(
         known = write_layout(part, data, verdicts, besides=SUSPICIOUS)
     if not known:
         raise ValueError(
-            f"{folder / SUSPICIOUS} was written, but no copy of the data: of the data modules, AtomicFiles, Yelp, "
-            f"AmazonBooks, Steam and HeteroGraphData come in a layout that can be written, {type(data).__name__} does "
-            "not. Take users and items from suspicious.parquet."
+            f"{folder / SUSPICIOUS} was written, but no copy of the data: of the data modules, AtomicFiles, "
+            f"TableData, Yelp, AmazonBooks, Steam and HeteroGraphData come in a layout that can be written, "
+            f"{type(data).__name__} does not. Take users and items from suspicious.parquet."
         )
     return sorted(folder.iterdir())
 
