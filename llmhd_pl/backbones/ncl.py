@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, distinct, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
@@ -46,6 +47,8 @@ class NCL(LightGCN):
         similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
         softmax_temperature: The temperature of "softmax"; see ``Backbone``.
         negatives: The items that an observed one is compared with; see ``Backbone``.
+        num_contrasted: How many nodes of a kind, drawn anew in each step, a node is contrasted with in place of all of
+            them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
         ValueError: If ``num_clusters`` is less than 1, or an argument is not valid; see ``Backbone``.
@@ -75,6 +78,7 @@ class NCL(LightGCN):
         similarity: Similarity | None = None,
         softmax_temperature: float = 0.15,
         negatives: Negatives | None = None,
+        num_contrasted: int | None = None,
     ) -> None:
         super().__init__(
             num_users,
@@ -89,6 +93,8 @@ class NCL(LightGCN):
             softmax_temperature,
             negatives,
         )
+        check_num_contrasted(num_contrasted)
+        self.num_contrasted = num_contrasted
         if num_clusters < 1:
             raise ValueError(f"num_clusters is {num_clusters}; it must be at least 1.")
         self.temperature, self.seed, self.warm_up_epochs = temperature, seed, warm_up_epochs
@@ -115,20 +121,24 @@ class NCL(LightGCN):
         if prototypes and self._clustered != self.current_epoch:
             self._find_clusters()
         loss = torch.zeros((), device=self.device)
+        sizes = [self.num_users, self.num_items]
         kinds = zip(
-            (batch["user"], batch["positive"] + self.num_users),
-            own.split([self.num_users, self.num_items]),
+            ("users", "items"),
+            (batch["user"], batch["positive"]),
+            own.split(sizes),
+            context.split(sizes),
+            self.cluster.split(sizes),
             self.centroids.split(self._sizes),
             (1.0, self.item_weight),
             strict=True,
         )
-        for nodes, everyone, centroids, weight in kinds:
-            unique, counts = nodes.unique(return_counts=True)
-            anchors = F.embedding(unique, own)
-            structure = info_nce(F.embedding(unique, context), anchors, everyone, self.temperature, counts)
+        for kind, nodes, everyone, around, cluster, centroids, weight in kinds:
+            drawn = drawn_nodes(everyone, self.num_contrasted, "ncl", kind, self.seed, self.global_step)
+            structure = contrast(nodes, around, everyone, self.temperature, drawn)
             loss = loss + self.structure_weight * weight * structure
             if prototypes:
-                nearest = centroids[self.cluster[unique]]
+                unique, counts = distinct(nodes)
+                anchors, nearest = F.embedding(unique, everyone), centroids[cluster[unique]]
                 prototype = info_nce(anchors, nearest, centroids, self.temperature, counts)
                 loss = loss + self.prototype_weight * prototype
         return loss

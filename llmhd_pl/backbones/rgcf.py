@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import WeightedAdjacency
-from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
@@ -61,6 +61,8 @@ class RGCF(GraphBackbone):
         similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
         softmax_temperature: The temperature of "softmax"; see ``Backbone``.
         negatives: The items that an observed one is compared with; see ``Backbone``.
+        num_contrasted: How many nodes of a kind, drawn anew in each step, a node is contrasted with in place of all of
+            them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -84,6 +86,7 @@ class RGCF(GraphBackbone):
         similarity: Similarity | None = None,
         softmax_temperature: float = 0.15,
         negatives: Negatives | None = None,
+        num_contrasted: int | None = None,
     ) -> None:
         super().__init__(
             num_users,
@@ -97,6 +100,8 @@ class RGCF(GraphBackbone):
             softmax_temperature,
             negatives,
         )
+        check_num_contrasted(num_contrasted)
+        self.num_contrasted = num_contrasted
         self.num_layers, self.prune_below, self.added_edges = num_layers, prune_below, added_edges
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
         self._step: _Denoised | None = None  # the denoised graph of the training step that is running
@@ -134,9 +139,9 @@ class RGCF(GraphBackbone):
         """Return ``ssl_weight`` times the sum of the users' InfoNCE between the two graphs, a scalar."""
         features, weights, final = self._step or self._denoise()
         others = self._diverse(features, weights.detach())[: self.num_users]
-        users, counts = batch["user"].unique(return_counts=True)
-        mine, positives = F.embedding(users, final), F.embedding(users, others)
-        return self.ssl_weight * info_nce(mine, positives, others, self.temperature, counts)
+        drawn = drawn_nodes(others, self.num_contrasted, "rgcf", "users", self.seed, self.global_step)
+        mine = final[: self.num_users]
+        return self.ssl_weight * contrast(batch["user"], mine, others, self.temperature, drawn)
 
     def _denoise(self) -> _Denoised:
         """Weight the edges by the present embeddings, cut the unlikely ones, and propagate the features."""
