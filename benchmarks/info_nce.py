@@ -92,7 +92,9 @@ def main() -> None:
     Console().print(shown)
     print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"ours is {median(seconds['plain']) / median(seconds['ours']):.1f}x faster than the plain formula")
-    print(f"and with 1,024 nodes drawn {median(seconds['ours']) / median(seconds['ours, 1,024 drawn']):.1f}x faster yet")
+    print(
+        f"and with 1,024 nodes drawn {median(seconds['ours']) / median(seconds['ours, 1,024 drawn']):.1f}x faster yet"
+    )
 
 
 if __name__ == "__main__":

@@ -132,8 +132,6 @@ def test_the_denominator_of_sampled_info_nce_is_right_on_average() -> None:
     for _ in range(4000):
         drawn = torch.randint(12, (6,), generator=generator)
         own = drawn[None] == 0
-        found.append(
-            denominator(sampled_info_nce(anchor, candidates[:1], candidates[drawn], 0.5, one, own, 12))
-        )
+        found.append(denominator(sampled_info_nce(anchor, candidates[:1], candidates[drawn], 0.5, one, own, 12)))
     spread = torch.tensor(found).std() / math.sqrt(len(found))
     assert abs(sum(found) / len(found) - exact) < 4 * float(spread)

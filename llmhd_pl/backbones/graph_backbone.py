@@ -64,9 +64,10 @@ class GraphBackbone(EmbeddingBackbone):
 
         Args:
             users: The user of each interaction, int64 [n].
-            items: The item of each interaction, int64 [n]; no pair may occur twice.
+            items: The item of each interaction, int64 [n]; no pair may occur twice. The graph is built on the device that
+            the model is on.
         """
-        self.adjacency = self.build_adjacency(users, items).to(self.device)
+        self.adjacency = self.build_adjacency(users.to(self.device), items.to(self.device))
         # The graph is the same on every rank and no step changes it, so DDP need not broadcast it in each step.
         names = [f"adjacency.{name}" for name, _ in self.adjacency.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
@@ -92,7 +93,10 @@ class GraphBackbone(EmbeddingBackbone):
         super().setup(stage)
         if self.adjacency is None or isinstance(getattr(self.trainer, "datamodule", None), TrainingData):
             remedy = "Pass a data module that has them, or call the model's set_graph(users, items) before training."
-            self.set_graph(*training_interactions(self.trainer, self, remedy))
+            interactions = training_interactions(self.trainer, self, remedy)
+            # Lightning moves the model right after this. It is moved now, so that the graph is built on the device.
+            self.to(self.trainer.strategy.root_device)
+            self.set_graph(*interactions)
 
     @property
     def graph(self) -> SymmetricAdjacency:

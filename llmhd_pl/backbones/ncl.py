@@ -9,6 +9,7 @@ from torch import Tensor
 from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, distinct, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
+from llmhd_pl.backbones.k_means import k_means
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.losses import info_nce
@@ -113,12 +114,17 @@ class NCL(LightGCN):
             self.clustered_epoch.fill_(-1)
             self._clustered = -1
 
+    def on_train_epoch_start(self) -> None:
+        """Find the clusters of the epoch before its steps."""
+        if self.current_epoch >= self.warm_up_epochs:
+            self._find_clusters()
+
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
         """Return the two sums with their weights, a scalar. The prototypes are left out during the warm-up."""
         own = self.embedding.weight
         context = self.graph.layer_sum(own, (0.0, 0.0, 1.0))
         prototypes = self.current_epoch >= self.warm_up_epochs
-        if prototypes and self._clustered != self.current_epoch:
+        if prototypes:
             self._find_clusters()
         loss = torch.zeros((), device=self.device)
         sizes = [self.num_users, self.num_items]
@@ -145,10 +151,9 @@ class NCL(LightGCN):
 
     @torch.no_grad()
     def _find_clusters(self) -> None:
-        """Cluster the embeddings, unless the clusters of this epoch came with a checkpoint."""
-        # Imported here: it takes a second, which other models need not pay.
-        from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-
+        """Cluster the embeddings once in an epoch, unless its clusters came with a checkpoint."""
+        if self._clustered == self.current_epoch:
+            return
         if int(self.clustered_epoch) != self.current_epoch:
             generator = seeded_generator(torch.device("cpu"), "ncl", self.seed, self.current_epoch)
             tables = self.embedding.weight.split([self.num_users, self.num_items])
@@ -156,12 +161,10 @@ class NCL(LightGCN):
             for table, size in zip(tables, self._sizes, strict=True):
                 seed = int(torch.randint(2**31, (), generator=generator))
                 # The settings of faiss, the authors' library: random points to start from, 25 iterations.
-                means = KMeans(size, init="random", n_init=1, max_iter=25, random_state=seed).fit(
-                    table.float().cpu().numpy()
-                )
+                centres, cluster = k_means(table.float(), size, seed)
                 centroids = slice(0, size) if first == 0 else slice(self._sizes[0], None)
-                self.centroids[centroids] = torch.from_numpy(means.cluster_centers_).to(self.centroids)
-                self.cluster[first : first + len(table)] = torch.from_numpy(means.labels_).to(self.cluster)
+                self.centroids[centroids] = centres.to(self.centroids)
+                self.cluster[first : first + len(table)] = cluster
                 first += len(table)
             self.clustered_epoch.fill_(self.current_epoch)
         self._clustered = self.current_epoch

@@ -166,13 +166,14 @@ class RGCF(GraphBackbone):
         D holds the sums of the rows of the matrix in the middle. The weights, [n], have no gradient.
         """
         scale = self._row_scale(weights)
-        row = torch.repeat_interleave(scale.squeeze(1), self.graph.crow.diff())
-        median = (weights.index_select(0, self.graph.edge) * row).median()
-        added, count = self.draw_edges(features.detach())
-        count = median * count
+        graph = self.graph
+        row = torch.repeat_interleave(scale.squeeze(1), graph.crow.diff(), output_size=len(graph.col))
+        median = (weights.index_select(0, graph.edge) * row).median()
+        added = self.draw_edges(features.detach())
+        values = median.expand(len(added.col) // 2)
 
         def product(x: Tensor) -> Tensor:
-            return scale * self.graph.weighted(weights, x) + added.weighted(count, x)
+            return scale * graph.weighted(weights, x) + added.weighted(values, x)
 
         root = (product(torch.ones_like(scale)) + 1e-7).rsqrt()
         layer = total = features
@@ -181,14 +182,14 @@ class RGCF(GraphBackbone):
             total = total + layer
         return total / (self.num_layers + 1)
 
-    def draw_edges(self, features: Tensor) -> tuple[WeightedAdjacency, Tensor]:
+    def draw_edges(self, features: Tensor) -> WeightedAdjacency:
         """Draw random pairs and keep the most similar ones; the draws depend on the seed and the step alone.
 
         Args:
             features: The features of the nodes, [users + items, d].
 
         Returns:
-            The kept pairs as a graph, and how many times each of its edges was drawn and kept, float32 [edges].
+            The kept pairs as a graph. A pair that was drawn twice is two edges.
         """
         generator = seeded_generator(features.device, "rgcf", self.seed, self.global_step)
         wanted = int(self.added_edges * len(self.graph.col) / 2)
@@ -204,6 +205,4 @@ class RGCF(GraphBackbone):
             ]
         )
         best = dots.topk(wanted).indices
-        pairs, count = torch.unique(users[best] * self.num_items + items[best], return_counts=True)
-        graph = WeightedAdjacency(pairs // self.num_items, pairs % self.num_items, self.num_users, self.num_items)
-        return graph, count.float()
+        return WeightedAdjacency(users[best], items[best], self.num_users, self.num_items)

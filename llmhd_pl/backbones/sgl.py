@@ -101,6 +101,10 @@ class SGL(LightGCN):
         super().set_graph(users, items)
         self._views = None
 
+    def on_train_epoch_start(self) -> None:
+        """Draw the thinned graphs of the epoch before its steps, because the draws come from the CPU."""
+        self.thinned_graphs()
+
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
         """Return ``ssl_weight`` times the mean InfoNCE of the users and of the positives, a scalar."""
         first, second = (self._propagate(view) for view in self.thinned_graphs())
@@ -147,7 +151,7 @@ class SGL(LightGCN):
         # The rows of the users come first: the first half of the entries are the edges, sorted by user and item. The
         # second half are the same edges, sorted by item and user.
         degrees = graph.crow.diff()[: self.num_users]
-        users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees)
+        users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees, output_size=edges)
         items = graph.col[:edges].long() - self.num_users
         generator = seeded_generator(torch.device("cpu"), "sgl", self.seed, self.current_epoch, view, layer)
 
