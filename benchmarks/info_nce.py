@@ -3,8 +3,9 @@
     OMP_NUM_THREADS=1 python benchmarks/info_nce.py
 
 A batch of 1024 samples has about 980 different users if they are drawn at random. The candidates of each one are all
-11,091 users, as in SGL, NCL and RGCF, or 1,024 of them, as with ``num_contrasted: 1024``. "in bf16" is the plain formula
-with its product in bfloat16, which pays only where the processor multiplies it. All take turns on the same numbers.
+11,091 users, as in SGL, NCL and RGCF, or 1,024 of them, as with ``num_contrasted: 1024``. "in bf16" is the plain
+formula with its product in bfloat16, which pays only where the processor multiplies it. All take turns on the same
+numbers.
 The last column is the distance of the gradient from the plain formula's, relative to its length.
 """
 
@@ -68,7 +69,8 @@ def main() -> None:
         "ours, 1,024 drawn": drawn,
     }
     seconds: dict[str, list[float]] = {name: [] for name in ways}
-    values, gradients = {}, {}
+    values: dict[str, Tensor] = {}
+    gradients: dict[str, Tensor] = {}
     for number in range(arguments.rounds + 1):
         for name, loss in ways.items():
             table.grad = other.grad = None

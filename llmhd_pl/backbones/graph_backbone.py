@@ -60,12 +60,13 @@ class GraphBackbone(EmbeddingBackbone):
         self.adjacency: SymmetricAdjacency | None = None
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:
-        """Build the graph from training interactions. With a data module in the trainer, ``setup`` calls this.
+        """Build the graph from training interactions, on the device of the model.
+
+        With a data module in the trainer, ``setup`` calls this.
 
         Args:
             users: The user of each interaction, int64 [n].
-            items: The item of each interaction, int64 [n]; no pair may occur twice. The graph is built on the device that
-            the model is on.
+            items: The item of each interaction, int64 [n]; no pair may occur twice.
         """
         self.adjacency = self.build_adjacency(users.to(self.device), items.to(self.device))
         # The graph is the same on every rank and no step changes it, so DDP need not broadcast it in each step.
