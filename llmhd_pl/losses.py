@@ -1,5 +1,6 @@
 """Un-reduced losses, one number per sample (pairwise) or two, of its observed and sampled item (pointwise); InfoNCE."""
 
+import math
 from typing import Any
 
 import torch
@@ -139,3 +140,32 @@ def info_nce(anchors: Tensor, positives: Tensor, candidates: Tensor, temperature
             anchors, F.normalize(candidates.float(), dim=1), counts.float()
         )
         return everyone - (counts * agreement).sum()
+
+
+def sampled_info_nce(
+    anchors: Tensor, positives: Tensor, drawn: Tensor, temperature: float, counts: Tensor, own: Tensor, among: int
+) -> Tensor:
+    """Return the sum of ``info_nce`` with its denominator estimated from k of the m candidates, drawn uniformly.
+
+    It is ``-log(exp(a p / t) / (exp(a p / t) + m / k sum_c exp(a c / t)))``, where the sum leaves out the positive,
+    which is there in any case. So the denominator is that of ``info_nce`` on average, and the same if each candidate
+    is drawn once.
+
+    Args:
+        anchors: The anchors a, [n, d].
+        positives: The positive p of each anchor, [n, d].
+        drawn: The candidates c that were drawn, with repetitions, [k, d].
+        temperature: The temperature t.
+        counts: How many times each anchor counts, [n].
+        own: Which of the drawn candidates are the positive of an anchor, bool [n, k].
+        among: The number of candidates that they were drawn from, m.
+
+    Returns:
+        The sum, a scalar.
+    """
+    with torch.autocast(anchors.device.type, enabled=False):
+        anchors = F.normalize(anchors.float(), dim=1)
+        agreement = (anchors * F.normalize(positives.float(), dim=1)).sum(dim=1)
+        cosines = anchors @ F.normalize(drawn.float(), dim=1).t()
+        shifted = cosines + temperature * math.log(among / len(drawn))
+        return (counts * softmax_loss(agreement, shifted, temperature, own)).sum()

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.losses import bce_loss, bpr_loss, info_nce, softmax_loss
+from llmhd_pl.losses import bce_loss, bpr_loss, info_nce, sampled_info_nce, softmax_loss
 
 
 def test_bpr_is_minus_log_sigmoid_of_the_difference() -> None:
@@ -89,3 +89,49 @@ def test_info_nce_has_the_gradient_of_the_plain_formula(shared: bool, temperatur
         return -(weights * (own - torch.logsumexp(anchors @ candidates.t() / temperature, dim=1))).sum()
 
     torch.testing.assert_close(gradients(info_nce), gradients(plain), rtol=1e-4, atol=1e-5)
+
+
+def test_sampled_info_nce_by_hand() -> None:
+    """Two of five candidates were drawn, one of them the positive of the first anchor, which is not counted twice."""
+    anchors = torch.tensor([[2.0, 0.0], [1.0, 1.0]])
+    positives, drawn = torch.tensor([[5.0, 0.0], [0.0, 3.0]]), torch.tensor([[5.0, 0.0], [-1.0, 0.0]])
+    own = torch.tensor([[True, False], [False, False]])
+    loss = sampled_info_nce(anchors, positives, drawn, 0.5, torch.tensor([1, 3]), own, 5)
+    half = 1 / math.sqrt(2)
+    first = math.log(math.exp(2) + 2.5 * math.exp(-2)) - 2
+    second = math.log(math.exp(2 * half) + 2.5 * (math.exp(2 * half) + math.exp(-2 * half))) - 2 * half
+    assert loss.item() == pytest.approx(first + 3 * second)
+    with torch.autocast("cpu", torch.bfloat16):
+        counts = torch.tensor([1, 3])
+        assert torch.equal(sampled_info_nce(anchors.bfloat16(), positives, drawn, 0.5, counts, own, 5), loss)
+    assert sampled_info_nce(anchors[:0], positives[:0], drawn, 0.5, torch.ones(0), own[:0], 5) == 0
+
+
+def test_sampled_info_nce_is_info_nce_if_each_candidate_is_drawn_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    table = torch.randn(20, 8, generator=generator).requires_grad_()
+    other = torch.randn(20, 8, generator=generator).requires_grad_()
+    counts, order = torch.rand(20, generator=generator), torch.randperm(20, generator=generator)
+    whole = info_nce(table, other, other, 0.2, counts)
+    sampled = sampled_info_nce(table, other, other[order], 0.2, counts, torch.arange(20)[:, None] == order, 20)
+    torch.testing.assert_close(sampled, whole)
+    ours, theirs = (torch.autograd.grad(loss, [table, other]) for loss in (sampled, whole))
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_denominator_of_sampled_info_nce_is_right_on_average() -> None:
+    generator = torch.Generator().manual_seed(0)
+    anchor, candidates = (torch.randn(size, 4, generator=generator, dtype=torch.float64) for size in (1, 12))
+    one = torch.ones(1)
+
+    def denominator(loss: Tensor) -> float:
+        return float((loss + F.cosine_similarity(anchor, candidates[:1]) / 0.5).exp())
+
+    exact = denominator(info_nce(anchor, candidates[:1], candidates, 0.5, one))
+    found = []
+    for _ in range(4000):
+        drawn = torch.randint(12, (6,), generator=generator)
+        own = drawn[None] == 0
+        found.append(denominator(sampled_info_nce(anchor, candidates[:1], candidates[drawn], 0.5, one, own, 12)))
+    spread = torch.tensor(found).std() / math.sqrt(len(found))
+    assert abs(sum(found) / len(found) - exact) < 4 * float(spread)

@@ -60,13 +60,15 @@ class GraphBackbone(EmbeddingBackbone):
         self.adjacency: SymmetricAdjacency | None = None
 
     def set_graph(self, users: Tensor, items: Tensor) -> None:
-        """Build the graph from training interactions. With a data module in the trainer, ``setup`` calls this.
+        """Build the graph from training interactions, on the device of the model.
+
+        With a data module in the trainer, ``setup`` calls this.
 
         Args:
             users: The user of each interaction, int64 [n].
             items: The item of each interaction, int64 [n]; no pair may occur twice.
         """
-        self.adjacency = self.build_adjacency(users, items).to(self.device)
+        self.adjacency = self.build_adjacency(users.to(self.device), items.to(self.device))
         # The graph is the same on every rank and no step changes it, so DDP need not broadcast it in each step.
         names = [f"adjacency.{name}" for name, _ in self.adjacency.named_buffers()]
         DistributedDataParallel._set_params_and_buffers_to_ignore_for_model(self, names)
@@ -92,7 +94,10 @@ class GraphBackbone(EmbeddingBackbone):
         super().setup(stage)
         if self.adjacency is None or isinstance(getattr(self.trainer, "datamodule", None), TrainingData):
             remedy = "Pass a data module that has them, or call the model's set_graph(users, items) before training."
-            self.set_graph(*training_interactions(self.trainer, self, remedy))
+            interactions = training_interactions(self.trainer, self, remedy)
+            # Lightning moves the model right after this. It is moved now, so that the graph is built on the device.
+            self.to(self.trainer.strategy.root_device)
+            self.set_graph(*interactions)
 
     @property
     def graph(self) -> SymmetricAdjacency:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, distinct, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
+from llmhd_pl.backbones.k_means import k_means
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.losses import info_nce
@@ -46,6 +48,8 @@ class NCL(LightGCN):
         similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
         softmax_temperature: The temperature of "softmax"; see ``Backbone``.
         negatives: The items that an observed one is compared with; see ``Backbone``.
+        num_contrasted: How many nodes of a kind, drawn anew in each step, a node is contrasted with in place of all of
+            them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
         ValueError: If ``num_clusters`` is less than 1, or an argument is not valid; see ``Backbone``.
@@ -75,6 +79,7 @@ class NCL(LightGCN):
         similarity: Similarity | None = None,
         softmax_temperature: float = 0.15,
         negatives: Negatives | None = None,
+        num_contrasted: int | None = None,
     ) -> None:
         super().__init__(
             num_users,
@@ -89,6 +94,8 @@ class NCL(LightGCN):
             softmax_temperature,
             negatives,
         )
+        check_num_contrasted(num_contrasted)
+        self.num_contrasted = num_contrasted
         if num_clusters < 1:
             raise ValueError(f"num_clusters is {num_clusters}; it must be at least 1.")
         self.temperature, self.seed, self.warm_up_epochs = temperature, seed, warm_up_epochs
@@ -107,38 +114,46 @@ class NCL(LightGCN):
             self.clustered_epoch.fill_(-1)
             self._clustered = -1
 
+    def on_train_epoch_start(self) -> None:
+        """Find the clusters of the epoch before its steps."""
+        if self.current_epoch >= self.warm_up_epochs:
+            self._find_clusters()
+
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
         """Return the two sums with their weights, a scalar. The prototypes are left out during the warm-up."""
         own = self.embedding.weight
         context = self.graph.layer_sum(own, (0.0, 0.0, 1.0))
         prototypes = self.current_epoch >= self.warm_up_epochs
-        if prototypes and self._clustered != self.current_epoch:
+        if prototypes:
             self._find_clusters()
         loss = torch.zeros((), device=self.device)
+        sizes = [self.num_users, self.num_items]
         kinds = zip(
-            (batch["user"], batch["positive"] + self.num_users),
-            own.split([self.num_users, self.num_items]),
+            ("users", "items"),
+            (batch["user"], batch["positive"]),
+            own.split(sizes),
+            context.split(sizes),
+            self.cluster.split(sizes),
             self.centroids.split(self._sizes),
             (1.0, self.item_weight),
             strict=True,
         )
-        for nodes, everyone, centroids, weight in kinds:
-            unique, counts = nodes.unique(return_counts=True)
-            anchors = F.embedding(unique, own)
-            structure = info_nce(F.embedding(unique, context), anchors, everyone, self.temperature, counts)
+        for kind, nodes, everyone, around, cluster, centroids, weight in kinds:
+            drawn = drawn_nodes(everyone, self.num_contrasted, "ncl", kind, self.seed, self.global_step)
+            structure = contrast(nodes, around, everyone, self.temperature, drawn)
             loss = loss + self.structure_weight * weight * structure
             if prototypes:
-                nearest = centroids[self.cluster[unique]]
+                unique, counts = distinct(nodes)
+                anchors, nearest = F.embedding(unique, everyone), centroids[cluster[unique]]
                 prototype = info_nce(anchors, nearest, centroids, self.temperature, counts)
                 loss = loss + self.prototype_weight * prototype
         return loss
 
     @torch.no_grad()
     def _find_clusters(self) -> None:
-        """Cluster the embeddings, unless the clusters of this epoch came with a checkpoint."""
-        # Imported here: it takes a second, which other models need not pay.
-        from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-
+        """Cluster the embeddings once in an epoch, unless its clusters came with a checkpoint."""
+        if self._clustered == self.current_epoch:
+            return
         if int(self.clustered_epoch) != self.current_epoch:
             generator = seeded_generator(torch.device("cpu"), "ncl", self.seed, self.current_epoch)
             tables = self.embedding.weight.split([self.num_users, self.num_items])
@@ -146,12 +161,10 @@ class NCL(LightGCN):
             for table, size in zip(tables, self._sizes, strict=True):
                 seed = int(torch.randint(2**31, (), generator=generator))
                 # The settings of faiss, the authors' library: random points to start from, 25 iterations.
-                means = KMeans(size, init="random", n_init=1, max_iter=25, random_state=seed).fit(
-                    table.float().cpu().numpy()
-                )
+                centres, cluster = k_means(table.float(), size, seed)
                 centroids = slice(0, size) if first == 0 else slice(self._sizes[0], None)
-                self.centroids[centroids] = torch.from_numpy(means.cluster_centers_).to(self.centroids)
-                self.cluster[first : first + len(table)] = torch.from_numpy(means.labels_).to(self.cluster)
+                self.centroids[centroids] = centres.to(self.centroids)
+                self.cluster[first : first + len(table)] = cluster
                 first += len(table)
             self.clustered_epoch.fill_(self.current_epoch)
         self._clustered = self.current_epoch

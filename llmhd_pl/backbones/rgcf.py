@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import WeightedAdjacency
-from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
@@ -61,6 +61,8 @@ class RGCF(GraphBackbone):
         similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
         softmax_temperature: The temperature of "softmax"; see ``Backbone``.
         negatives: The items that an observed one is compared with; see ``Backbone``.
+        num_contrasted: How many nodes of a kind, drawn anew in each step, a node is contrasted with in place of all of
+            them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
         ValueError: If an argument is not valid; see ``Backbone``.
@@ -84,6 +86,7 @@ class RGCF(GraphBackbone):
         similarity: Similarity | None = None,
         softmax_temperature: float = 0.15,
         negatives: Negatives | None = None,
+        num_contrasted: int | None = None,
     ) -> None:
         super().__init__(
             num_users,
@@ -97,6 +100,8 @@ class RGCF(GraphBackbone):
             softmax_temperature,
             negatives,
         )
+        check_num_contrasted(num_contrasted)
+        self.num_contrasted = num_contrasted
         self.num_layers, self.prune_below, self.added_edges = num_layers, prune_below, added_edges
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
         self._step: _Denoised | None = None  # the denoised graph of the training step that is running
@@ -134,9 +139,9 @@ class RGCF(GraphBackbone):
         """Return ``ssl_weight`` times the sum of the users' InfoNCE between the two graphs, a scalar."""
         features, weights, final = self._step or self._denoise()
         others = self._diverse(features, weights.detach())[: self.num_users]
-        users, counts = batch["user"].unique(return_counts=True)
-        mine, positives = F.embedding(users, final), F.embedding(users, others)
-        return self.ssl_weight * info_nce(mine, positives, others, self.temperature, counts)
+        drawn = drawn_nodes(others, self.num_contrasted, "rgcf", "users", self.seed, self.global_step)
+        mine = final[: self.num_users]
+        return self.ssl_weight * contrast(batch["user"], mine, others, self.temperature, drawn)
 
     def _denoise(self) -> _Denoised:
         """Weight the edges by the present embeddings, cut the unlikely ones, and propagate the features."""
@@ -161,13 +166,14 @@ class RGCF(GraphBackbone):
         D holds the sums of the rows of the matrix in the middle. The weights, [n], have no gradient.
         """
         scale = self._row_scale(weights)
-        row = torch.repeat_interleave(scale.squeeze(1), self.graph.crow.diff())
-        median = (weights.index_select(0, self.graph.edge) * row).median()
-        added, count = self.draw_edges(features.detach())
-        count = median * count
+        graph = self.graph
+        row = torch.repeat_interleave(scale.squeeze(1), graph.crow.diff(), output_size=len(graph.col))
+        median = (weights.index_select(0, graph.edge) * row).median()
+        added = self.draw_edges(features.detach())
+        values = median.expand(len(added.col) // 2)
 
         def product(x: Tensor) -> Tensor:
-            return scale * self.graph.weighted(weights, x) + added.weighted(count, x)
+            return scale * graph.weighted(weights, x) + added.weighted(values, x)
 
         root = (product(torch.ones_like(scale)) + 1e-7).rsqrt()
         layer = total = features
@@ -176,14 +182,14 @@ class RGCF(GraphBackbone):
             total = total + layer
         return total / (self.num_layers + 1)
 
-    def draw_edges(self, features: Tensor) -> tuple[WeightedAdjacency, Tensor]:
+    def draw_edges(self, features: Tensor) -> WeightedAdjacency:
         """Draw random pairs and keep the most similar ones; the draws depend on the seed and the step alone.
 
         Args:
             features: The features of the nodes, [users + items, d].
 
         Returns:
-            The kept pairs as a graph, and how many times each of its edges was drawn and kept, float32 [edges].
+            The kept pairs as a graph. A pair that was drawn twice is two edges.
         """
         generator = seeded_generator(features.device, "rgcf", self.seed, self.global_step)
         wanted = int(self.added_edges * len(self.graph.col) / 2)
@@ -199,6 +205,4 @@ class RGCF(GraphBackbone):
             ]
         )
         best = dots.topk(wanted).indices
-        pairs, count = torch.unique(users[best] * self.num_items + items[best], return_counts=True)
-        graph = WeightedAdjacency(pairs // self.num_items, pairs % self.num_items, self.num_users, self.num_items)
-        return graph, count.float()
+        return WeightedAdjacency(users[best], items[best], self.num_users, self.num_items)

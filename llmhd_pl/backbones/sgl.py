@@ -4,15 +4,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
+from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.lightgcn import LightGCN
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import SymmetricAdjacency, edge_normalization
-from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
 
 Augmentation = Literal["edge_dropout", "node_dropout", "random_walk"]
@@ -44,6 +43,8 @@ class SGL(LightGCN):
         similarity: "dot" or "cosine"; see ``EmbeddingBackbone``.
         softmax_temperature: The temperature of "softmax"; see ``Backbone``.
         negatives: The items that an observed one is compared with; see ``Backbone``.
+        num_contrasted: How many nodes of a kind, drawn anew in each step, a node is contrasted with in place of all of
+            them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
         ValueError: If ``augmentation`` is none of the three, ``drop_rate`` is not in [0, 1), or an argument is not
@@ -68,6 +69,7 @@ class SGL(LightGCN):
         similarity: Similarity | None = None,
         softmax_temperature: float = 0.15,
         negatives: Negatives | None = None,
+        num_contrasted: int | None = None,
     ) -> None:
         super().__init__(
             num_users,
@@ -82,6 +84,8 @@ class SGL(LightGCN):
             softmax_temperature,
             negatives,
         )
+        check_num_contrasted(num_contrasted)
+        self.num_contrasted = num_contrasted
         if augmentation not in ("edge_dropout", "node_dropout", "random_walk"):
             raise ValueError(
                 f"augmentation is {augmentation!r}; it must be 'edge_dropout', 'node_dropout' or 'random_walk'."
@@ -97,6 +101,10 @@ class SGL(LightGCN):
         super().set_graph(users, items)
         self._views = None
 
+    def on_train_epoch_start(self) -> None:
+        """Draw the thinned graphs of the epoch before its steps, because the draws come from the CPU."""
+        self.thinned_graphs()
+
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
         """Return ``ssl_weight`` times the mean InfoNCE of the users and of the positives, a scalar."""
         first, second = (self._propagate(view) for view in self.thinned_graphs())
@@ -107,10 +115,9 @@ class SGL(LightGCN):
             second.split([self.num_users, self.num_items]),
             strict=True,
         )
-        for nodes, one, other in kinds:
-            unique, counts = nodes.unique(return_counts=True)
-            anchors, positives = F.embedding(unique, one), F.embedding(unique, other)
-            loss = loss + info_nce(anchors, positives, other, self.temperature, counts)
+        for kind, (nodes, one, other) in zip(("users", "items"), kinds, strict=True):
+            drawn = drawn_nodes(other, self.num_contrasted, "sgl", kind, self.seed, self.global_step)
+            loss = loss + contrast(nodes, one, other, self.temperature, drawn)
         return self.ssl_weight * loss / batch_size
 
     def _propagate(self, view: list[SymmetricAdjacency]) -> Tensor:
@@ -144,7 +151,7 @@ class SGL(LightGCN):
         # The rows of the users come first: the first half of the entries are the edges, sorted by user and item. The
         # second half are the same edges, sorted by item and user.
         degrees = graph.crow.diff()[: self.num_users]
-        users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees)
+        users = torch.repeat_interleave(torch.arange(self.num_users, device=degrees.device), degrees, output_size=edges)
         items = graph.col[:edges].long() - self.num_users
         generator = seeded_generator(torch.device("cpu"), "sgl", self.seed, self.current_epoch, view, layer)
 

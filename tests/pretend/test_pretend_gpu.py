@@ -119,6 +119,17 @@ def test_a_step_never_waits_for_the_device(tmp_path: Path, name: str, denoiser: 
         assert dict(waits.found) == {}
 
 
+@pytest.mark.parametrize("num_contrasted", [None, 20])
+@pytest.mark.parametrize("name", ["GMF", "NeuMF", "NGCF", "SGL", "NCL", "RGCF"])
+def test_nor_do_the_other_backbones(tmp_path: Path, name: str, num_contrasted: int | None) -> None:
+    if num_contrasted is not None and name not in ("SGL", "NCL", "RGCF"):
+        pytest.skip("contrasts nothing")
+    with pretend_gpu() as waits:
+        model = made(name, **({} if num_contrasted is None else {"num_contrasted": num_contrasted}))
+        fit(tmp_path, model, *DENOISERS["LLMHD"](hasattr(model, "set_graph")))
+        assert dict(waits.found) == {}
+
+
 @pytest.mark.parametrize("negatives", ["hardest", "in-batch"])
 def test_nor_with_other_negatives(tmp_path: Path, negatives: Any) -> None:
     with pretend_gpu() as waits:

@@ -1,0 +1,38 @@
+"""The device that a benchmark runs on, and clocks that wait for it."""
+
+import argparse
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def add_accelerator(parser: argparse.ArgumentParser) -> None:
+    """Let a benchmark take ``--accelerator``."""
+    parser.add_argument("--accelerator", choices=("cpu", "cuda"), default="cpu", help="what the benchmark runs on")
+
+
+def chosen_device(accelerator: str) -> torch.device:
+    """Return the device of an accelerator.
+
+    Raises:
+        SystemExit: If the machine has none.
+    """
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("--accelerator cuda: PyTorch finds no GPU here. Leave the option out to run on the CPU.")
+    return torch.device(accelerator)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until a device has done all that it was asked to do."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds of a call, including what it left to the device."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
