@@ -2,7 +2,7 @@ from decimal import Decimal
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from llmhd_pl.datamodules.columns import DECIMAL, Identifiers, Times
@@ -10,7 +10,6 @@ from llmhd_pl.datamodules.columns import DECIMAL, Identifiers, Times
 instants = st.lists(st.integers(-40, 40).map(lambda quarters: Decimal(quarters) / 4), max_size=8)
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from([pa.int64(), DECIMAL]), instants), max_size=4), instants)
 def test_times_and_cuts_compare_as_the_numbers_that_they_stand_for(
     blocks: list[tuple[pa.DataType, list[Decimal]]], cuts: list[Decimal]
@@ -26,7 +25,6 @@ def test_times_and_cuts_compare_as_the_numbers_that_they_stand_for(
         assert (numbers >= number).tolist() == [time >= cut for time in known]
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), max_size=5))
 def test_numbers_are_identifiers(blocks: list[list[int]]) -> None:
     ids = Identifiers(sum(map(len, blocks)), pa.int64())

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_data import pairs_of
 
@@ -60,7 +60,6 @@ def test_of_equal_rows_at_the_same_time_the_later_one_counts() -> None:
     assert named(data) == [["az"], [], ["ay"]]
 
 
-@settings(deadline=None)
 @given(log)
 def test_leave_last_out_equals_a_plain_reference(rows: list[Row]) -> None:
     last: dict[tuple[str, str], tuple[int, int]] = {}
@@ -150,7 +149,6 @@ def test_noise_of_low_ratings_is_not_from_after_the_cut() -> None:
 
 
 @pytest.mark.parametrize("scale", [1, 0.001, 10**12])
-@settings(deadline=None)
 @given(rows=log, shares=st.tuples(*[st.integers(0, 10)] * 3).filter(lambda parts: parts[0] > 0))
 def test_nothing_in_training_is_later_than_what_is_held_out(scale: float, rows: list[Row], shares: Any) -> None:
     ratios = tuple(share / sum(shares) for share in shares)
@@ -179,7 +177,6 @@ def test_nothing_in_training_is_later_than_what_is_held_out(scale: float, rows: 
     assert held >= int((ratios[1] + ratios[2]) * len(latest) - 1e-6) - 1
 
 
-@settings(deadline=None)
 @given(log, st.sampled_from([None, (2, 5), (2.5, 2.5), (0.25, 8)]), st.booleans())
 def test_atomic_files_are_cut_in_the_same_places(tmp_path_factory: Any, rows: list[Row], cuts: Any, part: bool) -> None:
     rows = [(user, item, time + part / 2) for user, item, time in rows]  # type: ignore[misc]
@@ -203,7 +200,6 @@ def test_atomic_files_are_cut_in_the_same_places(tmp_path_factory: Any, rows: li
 # The parts
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3, 3), max_size=20))
 def test_places_in_time(times: list[int]) -> None:
     places = place_in_time(np.array(times, dtype=np.int64))

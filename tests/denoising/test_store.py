@@ -53,7 +53,6 @@ STEPS = st.lists(
 )
 
 
-@settings(deadline=None)
 @given(STEPS, st.integers(2, 4))
 def test_what_is_known_of_a_sampled_item_is_about_that_item_alone(steps: list, window: int) -> None:
     store, truth = SampleStore(4, window), Remembering(window)
@@ -222,7 +221,7 @@ def tensors(store: SampleStore) -> dict[str, Tensor]:
     return {name: value for name, value in store.state_dict().items() if isinstance(value, Tensor)}
 
 
-@settings(deadline=None, database=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 6), st.integers(2, 4), st.booleans(), st.integers(0, 1000))
 def test_a_state_dict_goes_round(size: int, window: int, pointwise: bool, seed: int) -> None:
     store, other = SampleStore(size, window, pointwise), SampleStore(size, window, pointwise)
