@@ -50,8 +50,8 @@ def prepare(
     ``low_mat.pkl``.
 
     The dump is read as a stream, line by line, in as many processes as there are processors. Memory grows with the
-    number of reviews (17 bytes each, and about as much again while they are sorted) and of different users and items
-    (about 150 bytes each), not with the size of the dump. Python literals are parsed and never evaluated.
+    number of reviews (17 bytes each, and some 50 while they are sorted) and of different users and items (about 150
+    bytes each), not with the size of the dump. Python literals are parsed and never evaluated.
 
     Args:
         source: Whose dump it is: "amazon" for any category of Amazon Reviews 2014, 2018 or 2023 ("amazon-books" is the
