@@ -3,20 +3,21 @@
     OMP_NUM_THREADS=1 python benchmarks/scale.py --millions 1 3 10
 
 A size of 10 million interactions has 1 million users and 500 thousand items; other sizes are in proportion. Everything
-is generated, with fixed seeds. *Peak* is the largest resident memory while the part works, with the data that it works
-on, less what Python and the libraries had taken before. The last column is what the largest size says about ten times
-as much of everything, if all grows linearly; the growth says whether it does: how many times as long the largest size
-takes as the smallest, per interaction (or for a step and for the ranked users, per user and item).
+is generated, with fixed seeds. Seconds are CPU time, which other work on the machine disturbs less than the clock; with
+one thread the two are the same on an idle machine. *Peak* is the largest resident memory while the part works, with the
+data that it works on, less what Python and the libraries had taken before. The growth is how many times as long the
+largest size takes as the smallest, for each interaction, or for a step or a ranked user, for each user and item: 1 is
+linear. The last column is ten times the largest size.
 """
 
 import argparse
-import json
-import subprocess
+import multiprocessing
 import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -220,11 +221,17 @@ def measure(part: str, rows: int, folder: str) -> dict[str, float]:
     base = status("VmRSS")
     work = PARTS[part][0](rows, folder)
     forget_peak()
-    start = time.perf_counter()
+    start = time.process_time()
     result: Any = work()
-    seconds = time.perf_counter() - start
+    seconds = time.process_time() - start
     del result
     return {"seconds": seconds, "peak": status("VmHWM") - base}
+
+
+def apart(work: Callable[..., Any], *arguments: Any) -> Any:
+    """Return what a function returns in a process of its own, which has the libraries from this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def main() -> None:
@@ -232,14 +239,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 3, 10], help="millions of interactions")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
-    parser.add_argument("--one", nargs=3, help=argparse.SUPPRESS)  # for the child process: part, rows, folder
     arguments = parser.parse_args()
-    if arguments.one:
-        part, rows, folder = arguments.one
-        print(json.dumps(measure(part, int(rows), folder)))
-        return
     millions = sorted(arguments.millions)
-    table = Table("part", title="benchmarks/scale.py: seconds / peak in GiB")
+    table = Table("part", title="benchmarks/scale.py: CPU seconds / peak in GiB")
     for size in millions:
         table.add_column(f"{size} million")
     table.add_column("growth of time")
@@ -247,14 +249,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if "load" in arguments.parts:
             for size in millions:
-                write(Path(folder, f"{size * 1_000_000}.parquet"), size * 1_000_000)
+                apart(write, Path(folder, f"{size * 1_000_000}.parquet"), size * 1_000_000)
         for part in arguments.parts:
             found = []
             for size in millions:
-                command = [sys.executable, __file__, "--one", part, str(size * 1_000_000), folder]
-                done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-                found.append(json.loads(done.stdout))
-                print(part, size, found[-1], file=sys.stderr)
+                found.append(apart(measure, part, size * 1_000_000, folder))
+                print(part, size, found[-1], file=sys.stderr, flush=True)
             growth = found[-1]["seconds"] / found[0]["seconds"] / (millions[-1] / millions[0])
             table.add_row(
                 PARTS[part][1],
