@@ -2,7 +2,7 @@
 
     python benchmarks/prepare.py --millions 10
     python benchmarks/prepare.py --millions 30 --words 10 --reviews_per_user 1
-    python benchmarks/prepare.py --source steam --millions 2
+    python benchmarks/prepare.py --source steam --millions 1
 
 The dump has the format of Amazon Reviews 2018 (JSON lines), of the Yelp Open Dataset or of Steam (Python literals). It
 is generated in a temporary folder (``--folder`` says where), takes some 300 MB of the disk for each million, and is
