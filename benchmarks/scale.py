@@ -113,7 +113,7 @@ def load(rows: int, folder: str) -> Callable[[], object]:
 
 
 def number(rows: int, folder: str) -> Callable[[], object]:
-    """Check the interactions, number the samples and prepare the negatives."""
+    """Number the samples and prepare the negatives."""
     data = Generated(rows)
     assert data.interactions
     return data.setup
