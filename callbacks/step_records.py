@@ -140,17 +140,19 @@ class StepRecords:
             negative = outputs.get("negative", negative)
             if negative is not None:
                 values = checked_outputs(module, outputs, sample, self.weight_key, state.store.pointwise)
-                for value in values:
-                    self.finite.see(value, epoch, step)
                 losses, positive_score, negative_score = values
                 # Those that were given to sample_weights are not weighted yet; the returned ones may be.
                 if len(records) == 1 and records[0].losses.shape == losses.shape:
                     losses = records[0].losses
-                    self.finite.see(losses, epoch, step)
+                # One check of all, because a check costs more than the values.
+                together = [value.flatten() for value in (losses, positive_score, negative_score)]
+                self.finite.see(torch.cat(together), epoch, step)
                 state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):
                     rows = [value[known] for value in rows]
+                elif sample.dim() > 1:
+                    rows = [value.flatten(0, sample.dim() - 1) for value in rows]
                 state.store.record(*rows)
                 state.own(rows[0])
                 return len(rows[0])
@@ -160,8 +162,7 @@ class StepRecords:
             score = -observed(losses) if record.score is None else record.score
             # The loss of a sampled item grows with its prediction.
             of_sampled = losses[:, 1] if losses.dim() == 2 else None
-            for value in (losses, score):
-                self.finite.see(value, epoch, step)
+            self.finite.see(torch.cat([losses.flatten(), score]), epoch, step)
             state.match(losses)
             state.store.record(*_once(record.sample, score, of_sampled, losses, record.negative))
             state.own(record.sample)

@@ -1,4 +1,4 @@
-"""Data modules for the data sets of RLMRec, RecBole and PyTorch Geometric, and a catalog whose truth is known."""
+"""Data modules for RLMRec's, RecBole's and PyTorch Geometric's data, tables of your own, and a catalog with a truth."""
 
 from llmhd_pl.datamodules.atomic import AtomicFiles
 from llmhd_pl.datamodules.base import InteractionDataModule, TrainBatches
@@ -8,6 +8,7 @@ from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.datamodules.pickles import RefusedPickleError
 from llmhd_pl.datamodules.rlmrec import AmazonBooks, Steam, Yelp
 from llmhd_pl.datamodules.synthetic import SyntheticCatalog
+from llmhd_pl.datamodules.table_data import TableData
 
 __all__ = [
     "AmazonBooks",
@@ -19,6 +20,7 @@ __all__ = [
     "RefusedPickleError",
     "Steam",
     "SyntheticCatalog",
+    "TableData",
     "TrainBatches",
     "Yelp",
 ]

@@ -6,18 +6,17 @@ something is wrong, the file is read a second time, line by line, to find out wh
 
 import codecs
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pandas  # noqa: F401 -- pyarrow imports it when it first converts to NumPy: 25 MB, better not while loading
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv
 from rich.progress import wrap_file
 
-from llmhd_pl.datamodules.table import Table, replace
-from llmhd_pl.memory import return_freed_memory
+from llmhd_pl.datamodules.columns import Block, collect, cuts_in_numbers, exact, finite, parsed
+from llmhd_pl.datamodules.table import Table
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
 _BLOCK = 1 << 19
@@ -25,7 +24,6 @@ _BLOCK = 1 << 19
 _SHOWN_FROM = 64 << 20
 """The bytes from which reading takes so long, about a second, that a bar is shown."""
 _ID = pa.dictionary(pa.int32(), pa.string())
-_EXACT = pa.decimal128(38, 18)
 
 
 class AtomicFile:
@@ -74,7 +72,13 @@ class AtomicFile:
             self.types[name] = kind
 
     def interactions(
-        self, user: str, item: str, rating: str | None, bounds: Sequence[float], time: str | None
+        self,
+        user: str,
+        item: str,
+        rating: str | None,
+        bounds: Sequence[float],
+        time: str | None,
+        cuts: Sequence[float | str] = (),
     ) -> tuple[Table, list[str], list[str]]:
         """Read interactions. Users and items are numbered in the order of their identifiers, sorted as text.
 
@@ -85,48 +89,35 @@ class AtomicFile:
             bounds: The ratings that matter, increasing; see ``Table.grades``.
             time: The column of the times, whose order is kept exactly for numbers of up to 19 digits before the point
                 and 18 after it; None if they are not needed.
+            cuts: Times to compare those of the column with; see ``Table.cuts``.
 
         Returns:
             The interactions, in the order of the file, and the identifiers of the users and of the items.
 
         Raises:
             ValueError: If a row has the wrong number of fields, a value is not UTF-8, an identifier is empty or holds a
-                NUL, or a rating or a time is not a finite number. The message names the line.
+                NUL, a rating or a time is not a finite number, or a cut is no number. The message names the line.
         """
-        rows = self._most_rows()
-        ids = {name: _Numbering(rows) for name in (user, item)}
-        grades = np.empty(rows if rating is not None else 0, dtype=np.uint8)
-        times = np.empty(rows if time is not None else 0, dtype=np.int64)
-        fractions: list[pa.Array] = []  # all times, once one of them is not whole
-        row = 0
-        types = dict.fromkeys(ids, _ID) | {name: pa.string() for name in (rating, time) if name is not None}
-        for batch in self.batches(types):
-            block = slice(row, row + len(batch))
-            for name, numbering in ids.items():
-                numbering.add(batch.column(name))
-            if rating is not None:
-                values = self._parse(_finite, batch.column(rating), rating, row)
-                grades[block] = np.searchsorted(bounds, values.to_numpy(), side="right")
-            if time is not None:
-                instants = self._parse(_exact, batch.column(time), time, row)
-                if instants.type == _EXACT and not fractions:
-                    fractions.append(pa.array(times[:row]).cast(_EXACT))
-                if fractions:
-                    fractions.append(instants.cast(_EXACT))
-                else:
-                    times[block] = instants.to_numpy()
-            row = block.stop
-        if fractions:
-            times = pc.rank(pa.chunked_array(fractions), tiebreaker="dense").to_numpy().astype(np.int64)
-        users, user_names = self._sorted(user, ids.pop(user))
-        items, item_names = self._sorted(item, ids.pop(item))
-        table = Table(
-            users,
-            items,
-            None if rating is None else grades[:row],
-            None if time is None else _narrow(times[:row]),
-        )
-        return table, user_names, item_names
+        decimals = cuts_in_numbers(cuts, str(self.path))
+        types = dict.fromkeys((user, item), _ID) | {name: pa.string() for name in (rating, time) if name is not None}
+
+        def blocks() -> Iterator[Block]:
+            row = 0
+            limit = " with at most 19 digits before and 18 after the point"
+            for batch in self.batches(types):
+                ratings = times = None
+                if rating is not None:
+                    ratings = parsed(finite, batch.column(rating), partial(self._no_number, rating, row, ""))
+                if time is not None:
+                    times = parsed(exact, batch.column(time), partial(self._no_number, time, row, limit))
+                yield Block(batch.column(user), batch.column(item), ratings, times)
+                row += len(batch)
+
+        def wrong_identifier(what: str, row: int, wrong: str) -> ValueError:
+            name = user if what == "user" else item
+            return ValueError(f"{self.path}, line {self.line_of(row)}: {name} {wrong}. Remove the row.")
+
+        return collect(blocks(), self._most_rows(), bounds, lambda: decimals, wrong_identifier)
 
     def batches(self, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Decode some columns, a block of rows at a time, with a bar if the file is large.
@@ -195,103 +186,14 @@ class AtomicFile:
             if len(line.encode(errors="surrogateescape")) > _BLOCK:
                 raise ValueError(f"{where} is longer than {_BLOCK} bytes. Shorten it.")
 
-    def _parse(self, parse: Callable[[pa.Array], pa.Array], texts: pa.Array, name: str, row: int) -> pa.Array:
-        """Turn a block of texts, which begins at this row, into numbers."""
-        try:
-            return parse(texts)
-        except pa.ArrowInvalid:  # as Python reads numbers: spaces around them, and a plus sign
-            texts = pc.replace_substring_regex(pc.utf8_trim_whitespace(texts), r"^\+([0-9.])", r"\1")
-        for place in range(len(texts)):
-            try:
-                parse(texts[place : place + 1])
-            except pa.ArrowInvalid as error:
-                raise ValueError(
-                    f"{self.path}, line {self.line_of(row + place)}: {name} is {texts[place].as_py()[:80]!r}, not a "
-                    f"number{' with at most 19 digits before and 18 after the point' if parse is _exact else ''}. "
-                    "Correct it or remove the row."
-                ) from error
-        return parse(texts)
-
-    def _sorted(self, name: str, numbering: "_Numbering") -> tuple[np.ndarray, list[str]]:
-        """Return the codes of a column in the order of its sorted identifiers, and these."""
-        numbering.flush()
-        codes, names = numbering.codes[: numbering.rows], numbering.names
-        wrong = pc.or_(pc.equal(names, ""), pc.match_substring(names, "\0")).to_numpy(zero_copy_only=False)
-        if wrong.any():
-            row = int(np.isin(codes, np.flatnonzero(wrong)).argmax())
-            what = "is empty" if names[int(codes[row])].as_py() == "" else "holds a NUL character"
-            raise ValueError(f"{self.path}, line {self.line_of(row)}: {name} {what}. Remove the row.")
-        order = pc.array_sort_indices(names)  # by bytes of UTF-8, which is the order of Python's strings
-        ranks = np.empty(len(names), dtype=np.int32)
-        ranks[order.to_numpy()] = np.arange(len(names), dtype=np.int32)
-        replace(codes, ranks)
-        return codes, names.take(order).to_numpy(zero_copy_only=False).tolist()
+    def _no_number(self, name: str, row: int, limit: str, place: int, text: str) -> ValueError:
+        """Return the error about a text in a block that begins at this row."""
+        return ValueError(
+            f"{self.path}, line {self.line_of(row + place)}: {name} is {text!r}, not a number{limit}. "
+            "Correct it or remove the row."
+        )
 
     def _most_rows(self) -> int:
         """Return a number of rows that the file does not exceed."""
         with self.path.open("rb") as file:
             return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))
-
-
-class _Numbering:
-    """Numbers the identifiers of a column in the order of their appearance, several blocks of the file at a time."""
-
-    def __init__(self, most_rows: int) -> None:
-        self.codes = np.empty(most_rows, dtype=np.int32)
-        self.names = pa.nulls(0, pa.string())
-        self.rows = 0
-        self._blocks: list[pa.DictionaryArray] = []
-        self._waiting = 0  # the rows in the blocks
-
-    def add(self, block: pa.DictionaryArray) -> None:
-        """Take the next block of the column."""
-        self._blocks.append(block)
-        self._waiting += len(block)
-        if self._waiting > max(1 << 16, 2 * len(self.names)):  # each time, Arrow hashes all names that are known
-            self.flush()
-
-    def flush(self) -> None:
-        """Number what was taken; the identifiers that are known keep their numbers."""
-        known = pa.DictionaryArray.from_arrays(pa.nulls(0, pa.int32()), self.names)
-        joined = pa.chunked_array([known, *self._blocks], _ID).unify_dictionaries(pa.system_memory_pool())
-        self._blocks.clear()
-        self._waiting = 0
-        for chunk in joined.chunks:
-            self.codes[self.rows : self.rows + len(chunk)] = chunk.indices.to_numpy()
-            self.rows += len(chunk)
-        self.names = joined.chunk(0).dictionary
-        del joined
-        return_freed_memory()
-
-
-def _finite(texts: pa.Array) -> pa.Array:
-    """Parse finite numbers as float64."""
-    values = texts.cast(pa.float64())
-    if not pc.all(pc.is_finite(values), min_count=0).as_py():
-        raise pa.ArrowInvalid("not finite")
-    return values
-
-
-def _exact(texts: pa.Array) -> pa.Array:
-    """Parse numbers exactly: as int64 if all are whole, else as decimals."""
-    try:
-        if pc.any(pc.match_substring(texts, "x", ignore_case=True), min_count=0).as_py():
-            raise pa.ArrowInvalid("hexadecimal")
-        return texts.cast(pa.int64())
-    except pa.ArrowInvalid:
-        decimals = texts.cast(_EXACT)
-    try:
-        return decimals.cast(pa.int64())
-    except pa.ArrowInvalid:
-        return decimals
-
-
-def _narrow(times: np.ndarray) -> np.ndarray:
-    """Count times from the first, in place, if they then fit into int32; only their order matters."""
-    if len(times) == 0:
-        return times
-    first, last = int(times.min()), int(times.max())
-    if last - first >= 2**31:
-        return times
-    times -= first
-    return times.astype(np.int32)

@@ -17,6 +17,9 @@ from llmhd_pl.datamodules.sampling import NegativeSampler, epoch_order, user_own
 from llmhd_pl.fingerprint import fingerprint
 from llmhd_pl.sample_weights import Batch
 
+_LOOKED_UP = 1 << 20
+"""The samples whose users, items and negatives are looked up at once."""
+
 
 class InteractionDataModule(LightningDataModule, ABC):
     """The training triples and the evaluation users of one data set. A subclass writes ``load``.
@@ -109,16 +112,20 @@ class InteractionDataModule(LightningDataModule, ABC):
             return
         data = self.interactions
         noise = draw_noise(data, self.noise_ratio, self.noise_source, self.seed)
-        pairs = torch.cat([data.train, noise])
+        pairs = torch.cat([data.train, noise]) if len(noise) else data.train
         kinds = torch.zeros(len(pairs), dtype=torch.int8)
         if data.train_kinds is not None:
             kinds[: len(data.train)] = data.train_kinds
         kinds[len(data.train) :] = NOISE
         # Sorted, so that neither the sample number nor the order of ties reveals which samples are noise.
-        order = pair_keys(pairs, data.num_items).argsort()
-        self.train_users, self.train_items = pairs[order].T.contiguous()
-        self.train_kinds = kinds[order] if data.train_kinds is not None else None
-        self.noise_mask = kinds[order] == NOISE
+        keys = pair_keys(pairs, data.num_items)
+        if not (keys[1:] > keys[:-1]).all():  # sorting takes more time and memory
+            order = keys.argsort()
+            pairs, kinds = pairs[order], kinds[order]
+        del keys
+        self.train_users, self.train_items = pairs.T.contiguous()
+        self.train_kinds = kinds if data.train_kinds is not None else None
+        self.noise_mask = kinds == NOISE
         self.negative_sampler = NegativeSampler(
             self.train_users,
             self.train_items,
@@ -209,17 +216,14 @@ class TrainBatches:
         data = self._data
         window = epoch // data.negative_lifetime
         if self._negatives is None or self._negatives[0] != window:
-            draws = [data.negative_sampler.draw(epoch, candidate) for candidate in range(data.num_negatives)]
+            kind = torch.int32 if data.num_items < 2**31 else torch.int64
+            draws = [data.negative_sampler.draw(epoch, candidate).to(kind) for candidate in range(data.num_negatives)]
             self._negatives = (window, torch.stack(draws, dim=1))
         order = epoch_order(len(data.train_users), data.seed, epoch)
-        candidates = self._negatives[1][order]
-        columns = [order, data.train_users[order], data.train_items[order], candidates[:, 0].contiguous()]
-        if data.num_negatives > 1:
-            columns.append(candidates)
         # Skip batches only once after load_state_dict: an iteration that was abandoned starts from its first batch.
         done = self._resume["batch"] if self._resume["epoch"] == epoch else 0
         self._resume = {"epoch": -1, "batch": 0}
-        for number, batch in enumerate(zip(*(column.split(data.batch_size) for column in columns), strict=True)):
+        for number, batch in enumerate(self._batches(order, self._negatives[1])):
             if number < done:
                 continue
             self._position = {"epoch": epoch, "batch": number + 1}
@@ -229,6 +233,16 @@ class TrainBatches:
                 own = {name: column[mine] for name, column in own.items()} | {"shared": batch[3]}
             yield own
         self._position = {"epoch": -1, "batch": 0}
+
+    def _batches(self, order: Tensor, negatives: Tensor) -> Iterator[tuple[Tensor, ...]]:
+        """Look up the columns of the batches, those of about a million samples at a time."""
+        data = self._data
+        for some in order.split(data.batch_size * max(_LOOKED_UP // data.batch_size, 1)):
+            candidates = negatives[some].long()
+            columns = [some, data.train_users[some], data.train_items[some], candidates[:, 0].contiguous()]
+            if data.num_negatives > 1:
+                columns.append(candidates)
+            yield from zip(*(column.split(data.batch_size) for column in columns), strict=True)
 
     def state_dict(self) -> dict[str, int]:
         """Return which batch comes next. Lightning saves it with a checkpoint taken in the middle of an epoch."""

@@ -57,11 +57,12 @@ class _Rows:
     def __init__(self, pairs: Tensor, num_users: int) -> None:
         self._sizes = torch.bincount(pairs[:, 0], minlength=num_users)
         self._first = torch.cumsum(self._sizes, 0) - self._sizes
-        self._items = pairs[pairs[:, 0].argsort(stable=True), 1]
+        items = pairs[:, 1].int() if len(pairs) == 0 or int(pairs[:, 1].max()) < 2**31 else pairs[:, 1]
+        self._items = items[pairs[:, 0].argsort(stable=True)]
 
     def of(self, users: Tensor) -> Tensor:
         """Return the entries of these users as int64 [2, n]: the position in ``users`` and the item."""
         sizes = self._sizes[users]
         row = torch.repeat_interleave(torch.arange(len(users)), sizes)
         offset = torch.arange(len(row)) - (torch.cumsum(sizes, 0) - sizes)[row]
-        return torch.stack([row, self._items[self._first[users][row] + offset]])
+        return torch.stack([row, self._items[self._first[users][row] + offset].long()])

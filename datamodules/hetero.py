@@ -82,7 +82,7 @@ class HeteroGraphData(InteractionDataModule):
         num_negatives: int = 1,
     ) -> None:
         super().__init__(batch_size, eval_batch_size, noise_ratio, noise_source, negative_lifetime, seed, num_negatives)
-        check_split(split, split_ratios)
+        check_split(split, split_ratios, Literal["random", "temporal"])
         check_finite("rating_threshold", rating_threshold)
         self.data = data
         self.edge_type = edge_type

@@ -41,9 +41,9 @@ def draw_noise(data: Interactions, ratio: float, source: NoiseSource, seed: int)
     if source == "low_rating":
         if data.low_rated is None:
             raise ValueError(
-                f"{data.name}: noise_source is 'low_rating', but this data holds no low ratings. Use data with ratings "
-                "(AtomicFiles or HeteroGraphData with rating_threshold, or a low_mat.pkl beside trn_mat.pkl), set "
-                "noise_source to 'random', or set noise_ratio to 0."
+                f"{data.name}: noise_source is 'low_rating', but this data holds no low ratings. Use data with "
+                "ratings (AtomicFiles, TableData or HeteroGraphData with rating_threshold, or a low_mat.pkl beside "
+                "trn_mat.pkl), set noise_source to 'random', or set noise_ratio to 0."
             )
         pool = np.setdiff1d(pair_keys(data.low_rated, data.num_items).numpy(), observed)
         available = len(pool)

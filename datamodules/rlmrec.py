@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.datamodules.ids import load_ids
 from llmhd_pl.datamodules.interactions import Interactions, encodable, unique_pairs
 from llmhd_pl.datamodules.noise import NoiseSource
 from llmhd_pl.datamodules.pickles import brief, load_matrix, load_pickle
@@ -127,9 +128,10 @@ def _read_profiles(path: Path, num_items: int) -> list[dict[str, str]]:
 class RLMRecDataModule(InteractionDataModule):
     """A folder in RLMRec's layout: ``trn_mat.pkl``, ``val_mat.pkl`` and ``tst_mat.pkl``, each users x items.
 
-    Two kinds of files are optional: the text of the items in ``items.jsonl`` (one JSON object per line, line k for item
-    k) or in RLMRec's ``itm_prf.pkl``, and the matrix ``low_mat.pkl`` of interactions with a low rating, from which
-    ``noise_source="low_rating"`` draws.
+    Three kinds of files are optional: the text of the items in ``items.jsonl`` (one JSON object per line, line k for
+    item k) or in RLMRec's ``itm_prf.pkl``, the matrix ``low_mat.pkl`` of interactions with a low rating, from which
+    ``noise_source="low_rating"`` draws, and the identifiers of the source in ``user_ids.jsonl`` and
+    ``item_ids.jsonl``. ``llmhd prepare`` writes such folders.
 
     Args:
         data_dir: The folder.
@@ -158,7 +160,7 @@ class RLMRecDataModule(InteractionDataModule):
         self.data_dir = Path(data_dir)
 
     def load(self) -> Interactions:
-        """Read the matrices and the text of the items.
+        """Read the matrices, the text of the items and the identifiers.
 
         Raises:
             FileNotFoundError: If the folder or one of the three matrices is missing.
@@ -199,6 +201,8 @@ class RLMRecDataModule(InteractionDataModule):
             test=pairs["tst"],
             low_rated=pairs.get("low"),
             items=load_item_texts(self.data_dir, shape[1]),
+            user_names=load_ids(self.data_dir, "user", shape[0]),
+            item_names=load_ids(self.data_dir, "item", shape[1]),
         )
 
 

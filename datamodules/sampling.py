@@ -4,12 +4,16 @@ Nothing here keeps a generator between calls, so a resumed run and a run on anot
 values.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
 from llmhd_pl.datamodules.arguments import check_whole
 from llmhd_pl.datamodules.interactions import named
 
+_CHUNK = 1 << 20
+"""The samples that are looked up at once."""
 _GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as a signed 64-bit integer
 
 
@@ -94,12 +98,13 @@ class NegativeSampler:
                 "negative to draw. Remove that user, lower noise_ratio, or use a catalog with more items."
             )
         self.users, self.num_items, self.lifetime, self.seed = users, num_items, lifetime, seed
-        first = torch.cumsum(degree, 0) - degree  # the row of each user's first positive
-        self._first = first[users]
-        self._free = num_items - degree[users]
+        self._first = torch.cumsum(degree, 0) - degree  # the row of each user's first positive
+        self._free = num_items - degree
         # The k-th positive p_k of a user has p_k - k free items before it.
-        free_before = items - (torch.arange(len(users)) - self._first)
-        self._keys = users * (num_items + 1) + free_before
+        self._keys = torch.empty_like(users)
+        for part in _parts(len(users)):
+            free_before = items[part] - (torch.arange(part.start, part.stop) - self._first[users[part]])
+            self._keys[part] = users[part] * (num_items + 1) + free_before
 
     def draw(self, epoch: int, candidate: int = 0) -> Tensor:
         """Return a negative of every sample in this epoch.
@@ -111,11 +116,21 @@ class NegativeSampler:
         Returns:
             The items, int64 [n]. Two candidates of a sample may be the same.
         """
-        samples = torch.arange(len(self.users)) + candidate * len(self.users)
-        # epoch_order uses the streams 0, 1, 2, ...; the streams below zero belong to the negatives.
-        nth_free = counter_hash(self.seed, -1 - epoch // self.lifetime, samples) % self._free
-        positives_before = torch.searchsorted(self._keys, self.users * (self.num_items + 1) + nth_free, right=True)
-        return nth_free + positives_before - self._first
+        drawn = torch.empty_like(self.users)
+        for part in _parts(len(drawn)):
+            users = self.users[part]
+            samples = torch.arange(part.start, part.stop) + candidate * len(drawn)
+            # epoch_order uses the streams 0, 1, 2, ...; the streams below zero belong to the negatives.
+            nth_free = counter_hash(self.seed, -1 - epoch // self.lifetime, samples) % self._free[users]
+            positives_before = torch.searchsorted(self._keys, users * (self.num_items + 1) + nth_free, right=True)
+            drawn[part] = nth_free + positives_before - self._first[users]
+        return drawn
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """Divide samples, for temporary memory that does not grow with them."""
+    for start in range(0, count, _CHUNK):
+        yield slice(start, min(start + _CHUNK, count))
 
 
 def user_owners(users: Tensor, num_users: int, world_size: int) -> Tensor:

@@ -20,12 +20,14 @@ class Table:
         grades: How many of the bounds that the caller gave each row's rating reaches, uint8 [n]; None if no rating is
             needed.
         times: Numbers in the order of the times, integers [n]; None if they are not needed.
+        cuts: The numbers of the cut-off times that the caller gave: a row is at or after one if its number is.
     """
 
     users: np.ndarray
     items: np.ndarray
     grades: np.ndarray | None = None
     times: np.ndarray | None = None
+    cuts: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.users)
@@ -104,7 +106,7 @@ def k_core(users: np.ndarray, items: np.ndarray, k: int) -> np.ndarray:
     return keep
 
 
-def split(table: Table, ratios: tuple[float, float, float], seed: int) -> np.ndarray:
+def split(table: Table, ratios: tuple[float, float, float] | None, seed: int) -> np.ndarray:
     """Divide the rows of each user among the splits, at random or, if the table has times, by time.
 
     A held-out share is rounded down; above zero it gets at least one row, as long as one is left for training. Rows of
@@ -112,20 +114,25 @@ def split(table: Table, ratios: tuple[float, float, float], seed: int) -> np.nda
 
     Args:
         table: The interactions, sorted by user.
-        ratios: The shares of the training, validation and test split.
+        ratios: The shares of the training, validation and test split. None leaves one row for the test split and one
+            for the validation split; of two rows, the second is for the test split, and a single row is for training.
         seed: The seed of the random order.
 
     Returns:
         0, 1 or 2 (train, valid, test) for each row, int8 [n].
     """
     sizes = np.bincount(table.users)
-    # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
-    valid, test = (np.floor(ratio * sizes + 1e-9).astype(np.int64) for ratio in ratios[1:])
-    train = sizes - valid - test
-    for ratio, count in ((ratios[2], test), (ratios[1], valid)):
-        short = (count == 0) & (ratio > 0) & (train > 1)
-        count += short
-        train -= short
+    if ratios is None:
+        valid, test = (sizes > 2).astype(np.int64), (sizes > 1).astype(np.int64)
+        train = sizes - valid - test
+    else:
+        # 1e-9: 0.2 * 15 is 3.0000000000000004 in one order of multiplication and 2.9999999999999996 in another
+        valid, test = (np.floor(ratio * sizes + 1e-9).astype(np.int64) for ratio in ratios[1:])
+        train = sizes - valid - test
+        for ratio, count in ((ratios[2], test), (ratios[1], valid)):
+            short = (count == 0) & (ratio > 0) & (train > 1)
+            count += short
+            train -= short
     order = np.arange(len(table), dtype=np.int32 if len(table) < 2**31 else np.int64)
     np.random.default_rng([seed, 0x5117]).shuffle(order)
     if table.times is not None:
@@ -136,6 +143,70 @@ def split(table: Table, ratios: tuple[float, float, float], seed: int) -> np.nda
     parts = np.empty(len(table), dtype=np.int8)
     parts[order] = np.repeat(np.tile(np.arange(3, dtype=np.int8), len(sizes)), counts)
     return parts
+
+
+def place_in_time(times: np.ndarray) -> np.ndarray:
+    """Return the place of each row in the order of time, where rows of the same time are in the order that they have.
+
+    Args:
+        times: Numbers in the order of the times, integers [n].
+
+    Returns:
+        The numbers from 0 to n - 1, each once: int32 [n] if they fit.
+    """
+    order = _stable_order(times)
+    places = np.empty_like(order)
+    places[order] = np.arange(len(order), dtype=order.dtype)
+    return places
+
+
+def cut_times(times: np.ndarray, ratios: tuple[float, float, float]) -> tuple[int, int]:
+    """Return the cut-off times that hold out the latest shares of all rows.
+
+    Rows of the same time are not parted, so that a held-out share may become larger.
+
+    Args:
+        times: Numbers in the order of the times, integers [n] with n > 0.
+        ratios: The shares of the training, validation and test split.
+
+    Returns:
+        The time from which on rows are for validation, and the one from which on they are for the test.
+    """
+    test = int(ratios[2] * len(times) + 1e-9)
+    held_out = test + int(ratios[1] * len(times) + 1e-9)
+    ordered = np.sort(times)
+    never = int(ordered[-1]) + 1
+    from_valid, from_test = (int(ordered[-count]) if count else never for count in (held_out, test))
+    return from_valid, from_test
+
+
+def split_at(times: np.ndarray, cuts: tuple[int, ...]) -> np.ndarray:
+    """Divide rows by two cut-off times, the same for all users.
+
+    Args:
+        times: Numbers in the order of the times, integers [n].
+        cuts: The first number of the validation split and the first of the test split.
+
+    Returns:
+        0, 1 or 2 (train, valid, test) for each row, int8 [n].
+    """
+    from_valid, from_test = cuts
+    return (times >= from_valid).astype(np.int8) + (times >= from_test).astype(np.int8)
+
+
+def known_from_training(table: Table, parts: np.ndarray) -> np.ndarray:
+    """Return the rows whose user and item both have a row in the training split, bool [n].
+
+    Args:
+        table: The interactions.
+        parts: The split of each row; 0 is training.
+    """
+    known = np.ones(len(table), dtype=bool)
+    for codes in (table.users, table.items):
+        trained = np.zeros(int(codes.max(initial=-1)) + 1, dtype=bool)
+        trained[codes[parts == 0]] = True
+        known &= trained[codes]
+    return known
 
 
 def replace(codes: np.ndarray, new: np.ndarray) -> None:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         InteractionDataModule,
         Steam,
         SyntheticCatalog,
+        TableData,
         Yelp,
     )
     from llmhd_pl.llm.cascade import CascadeScorer
@@ -65,6 +66,7 @@ _MODULES = {
         "InteractionDataModule",
         "Steam",
         "SyntheticCatalog",
+        "TableData",
         "Yelp",
     ),
     "llmhd_pl.llm.cascade": ("CascadeScorer",),
@@ -121,6 +123,7 @@ __all__ = [
     "Scorer",
     "Steam",
     "SyntheticCatalog",
+    "TableData",
     "TruncatedLoss",
     "VariancePruning",
     "Yelp",

@@ -6,8 +6,15 @@ from importlib import import_module
 
 import llmhd_pl
 
-COMMANDS = ("audit", "compare", "judge", "quickstart", "report")
-"""The commands that are modules of this package; all others are those of ``llmhd_pl.cli``."""
+COMMANDS = {
+    "audit": "llmhd_pl.audit",
+    "compare": "llmhd_pl.compare",
+    "judge": "llmhd_pl.judge",
+    "prepare": "llmhd_pl.datamodules.prepare",
+    "quickstart": "llmhd_pl.quickstart",
+    "report": "llmhd_pl.report",
+}
+"""The modules of the commands that have one of their own; all others are those of ``llmhd_pl.cli``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -20,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given[:1] == ["--version"]:
         print(f"llmhd-pl {llmhd_pl.__version__}")
     elif given and given[0] in COMMANDS:
-        import_module(f"llmhd_pl.{given[0]}").main(given[1:])
+        import_module(COMMANDS[given[0]]).main(given[1:])
     else:
         import_module("llmhd_pl.cli").run(given)
 

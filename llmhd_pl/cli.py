@@ -45,9 +45,9 @@ _NOT_THE_RUN = (
     *("trainer.num_nodes", "trainer.enable_", "trainer.log_every_n_steps", "trainer.profiler"),
 )
 _OTHERS = (
-    "Further commands: 'llmhd quickstart' (a demonstration of one to three minutes), 'llmhd compare' (a grid of runs), "
-    "'llmhd audit' (how noisy is the data), 'llmhd judge' (is a judge worth it), 'llmhd report' (what denoising did), "
-    "'llmhd --version'."
+    "Further commands: 'llmhd quickstart' (a demonstration of one to three minutes), 'llmhd prepare' (data from an "
+    "owner's dump), 'llmhd compare' (a grid of runs), 'llmhd audit' (how noisy is the data), 'llmhd judge' (is a judge "
+    "worth it), 'llmhd report' (what denoising did), 'llmhd --version'."
 )
 
 

@@ -1,9 +1,10 @@
-"""Files that are either whole or as they were, and the texts in them."""
+"""Files and folders that are either whole or as they were, and the texts in them."""
 
 import contextlib
 import json
 import os
 import secrets
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -70,6 +71,57 @@ def finish(part: Path, path: Path) -> None:
     with part.open("rb") as file:
         os.fsync(file.fileno())
     part.replace(path)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Give a temporary folder beside ``folder`` to write files to; it takes its name when the block ends without error.
+
+    A process that is killed with SIGKILL leaves the temporary folder, whose name begins with a dot and ends in
+    ``.part``; it can be removed.
+
+    Args:
+        folder: The final folder: new, or empty.
+
+    Yields:
+        The temporary folder. If the block raises, it is removed.
+
+    Raises:
+        OSError: If the folder cannot be written. The message names it and what can be done.
+    """
+    target = folder.resolve()
+    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")
+    with named_error(folder):
+        part.mkdir(parents=True)
+        try:
+            yield part
+            for path in part.iterdir():
+                with path.open("rb") as file:
+                    os.fsync(file.fileno())
+            part.rename(target)
+        finally:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def check_new_folder(folder: Path) -> None:
+    """Check, before long work begins, what would keep ``whole_folder`` from writing a folder.
+
+    Args:
+        folder: The folder that is to be written.
+
+    Raises:
+        ValueError: If it is neither new nor empty, or a disk is mounted on it.
+        OSError: If nothing may be written where it is to be.
+    """
+    target = folder.resolve()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        what = "is not empty" if target.is_dir() else "is a file"
+        raise ValueError(f"{folder} {what}. Name a folder that is new or empty: nothing is ever overwritten.")
+    if target.is_mount():  # a finished folder cannot be moved onto it
+        raise ValueError(f"{folder} is where a disk is mounted. Name a new folder in it, such as {folder / 'new'}.")
+    existing = next(parent for parent in target.parents if parent.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        raise OSError(f"{folder} cannot be made, because {existing} is no folder that may be written to. Name another.")
 
 
 @contextlib.contextmanager

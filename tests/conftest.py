@@ -4,6 +4,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
+from hypothesis import settings
+
+# No deadline: a busy machine is no failure. No database: a test draws the same whatever ran before.
+settings.register_profile("busy machine", deadline=None, database=None)
+settings.load_profile("busy machine")
 
 REPOSITORY = Path(__file__).parent.parent
 

@@ -13,7 +13,7 @@ import pytest
 from titles import TITLES
 
 from llmhd_pl import files
-from llmhd_pl.files import json_text, storable, whole_file, write_or_warn
+from llmhd_pl.files import check_new_folder, json_text, storable, whole_file, whole_folder, write_or_warn
 
 
 def test_a_file_is_whole_or_as_it_was(tmp_path: Path) -> None:
@@ -148,3 +148,30 @@ def test_any_text_can_be_written_and_read_again_line_by_line(tmp_path: Path, tit
     assert json.loads(path.read_bytes()) == {"title": title}
     assert storable(title).encode().decode() in (title, title.encode(errors="backslashreplace").decode())
     assert json_text("Köln 東京 📚") == '"Köln 東京 📚"'
+
+
+def test_a_folder_is_whole_or_not_there(tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "folder"
+    with pytest.raises(RuntimeError, match="fire"), whole_folder(folder) as part:
+        (part / "one.txt").write_text("half")
+        raise RuntimeError("fire")
+    assert list(folder.parent.iterdir()) == []
+    folder.mkdir()
+    with whole_folder(folder) as part:
+        (part / "one.txt").write_text("one")
+        assert part.parent == folder.parent and list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["one.txt"] and list(folder.parent.iterdir()) == [folder]
+    with pytest.raises(OSError, match="folder could not be written"), whole_folder(folder) as part:
+        (part / "two.txt").write_text("two")
+    assert [path.name for path in folder.iterdir()] == ["one.txt"] and list(folder.parent.iterdir()) == [folder]
+
+
+def test_folders_that_cannot_be_new(tmp_path: Path) -> None:
+    check_new_folder(tmp_path / "new" / "deep")
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match=r"is not empty\. Name a folder that is new or empty"):
+        check_new_folder(tmp_path)
+    with pytest.raises(ValueError, match="file is a file"):
+        check_new_folder(tmp_path / "file")
+    with pytest.raises(OSError, match=r"below cannot be made, because .*file is no folder"):
+        check_new_folder(tmp_path / "file" / "below")

@@ -3,7 +3,7 @@ import sys
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -36,7 +36,6 @@ def test_normalisation_by_hand() -> None:
     assert val.tolist() == pytest.approx([half, root, root, half, root, root])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100), st.lists(st.floats(-2, 2), min_size=1, max_size=4))
 def test_layer_sum_and_its_gradient_equal_the_dense_computation(
     u: int, i: int, seed: int, weights: list[float]
@@ -81,7 +80,6 @@ def test_normalisation_of_the_kept_edges_by_hand() -> None:
     assert edge_normalization(users, items, 2, 3, keep).tolist() == pytest.approx([root, 0, root])
 
 
-@settings(deadline=None)
 @given(st.integers(1, 8), st.integers(1, 8), st.integers(0, 100))
 def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: int, seed: int) -> None:
     users, items = random_edges(u, i, seed)  # unsorted

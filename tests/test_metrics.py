@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
@@ -26,7 +26,6 @@ def by_hand(scores: np.ndarray, seen: np.ndarray, relevant: np.ndarray, k: int) 
     return float(np.mean(recalls or [0])), float(np.mean(ndcgs or [0]))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 9), st.integers(2, 25), st.integers(1, 12), st.integers(0, 10**6))
 def test_equal_to_numpy_also_when_fed_in_two_batches(users: int, items: int, k: int, seed: int) -> None:
     rng = np.random.default_rng(seed)

@@ -1,8 +1,5 @@
 """Writes the data of an audit anew, with a weight for each interaction or without those that are to be dropped."""
 
-import os
-import secrets
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,10 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llmhd_pl.audit.findings import Audit
-from llmhd_pl.audit.layouts import Verdicts, check_layout, write_layout
+from llmhd_pl.audit.layouts import check_layout, write_layout
+from llmhd_pl.audit.verdicts import Verdicts
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
-from llmhd_pl.files import PART, named_error, storable
+from llmhd_pl.files import check_new_folder, storable, whole_folder
 from llmhd_pl.llm.texts import item_title
 
 SUSPICIOUS = "suspicious.parquet"
@@ -45,14 +43,7 @@ def check_folder(folder: Path, data: InteractionDataModule, weights: bool = True
         if target == source or target in source.parents or source in target.parents:
             where = "is" if target == source else "lies in" if source in target.parents else "is around"
             raise ValueError(f"{folder} {where} the folder of the data, {home}. Name a new folder beside it.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        what = "is not empty" if target.is_dir() else "is a file"
-        raise ValueError(f"{folder} {what}. Name a folder that is new or empty: nothing is ever overwritten.")
-    if target.is_mount():  # a finished folder cannot be moved onto it
-        raise ValueError(f"{folder} is where a disk is mounted. Name a new folder in it, such as {folder / 'clean'}.")
-    existing = next(parent for parent in target.parents if parent.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        raise OSError(f"{folder} cannot be made, because {existing} is no folder that may be written to. Name another.")
+    check_new_folder(folder)
     check_layout(data, weights)
 
 
@@ -68,6 +59,9 @@ def write_clean_copy(
     * ``AtomicFiles``: the ``.inter`` file with every row as it was, byte for byte, and one more column,
       ``weight:float``; blank lines are left out. All rows of a pair of user and item are treated alike. Rows that were
       not audited, such as those of the validation and test split or below ``rating_threshold``, have the weight 1.
+    * ``TableData``: the interactions with all columns, in the order of the rows, and one more column, ``weight``.
+      Parquet stays Parquet with the same types, CSV stays CSV with the same texts, and a data frame becomes
+      ``interactions.parquet``. Rows are treated as those of ``AtomicFiles``. The items are copied.
     * The layout of RLMRec: ``trn_mat.pkl`` as a COO matrix of float64 whose values are the weights; RLMRec itself asks
       only which are not 0. It holds the training interactions that were audited, noise that was planted included.
     * ``HeteroGraphData``: ``graph.pt``, the graph with ``weight``, float32 [E], for each edge of the edge type and of
@@ -94,31 +88,21 @@ def write_clean_copy(
     Raises:
         ValueError: If ``check_folder`` has something against it, the audit is not of this data, no interaction would be
             left, or the data has changed since it was read. Also, after ``suspicious.parquet`` was written, if
-            the data is in none of the three layouts.
+            the data is in none of these layouts.
         OSError: If the folder cannot be written. What was written of it is removed.
     """
     check_folder(folder, data, weights=drop is None)
     verdicts = _verdicts(audit, data, drop)
-    target = folder.resolve()
-    part = target.with_name(f".{target.name}.{secrets.token_hex(4)}{PART}")
-    with named_error(folder):
-        part.mkdir(parents=True)
-        try:
-            _write_suspicious(part / SUSPICIOUS, audit, data.interactions)
-            known = write_layout(part, data, verdicts, besides=SUSPICIOUS)
-            for path in part.iterdir():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-            part.rename(target)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+    with whole_folder(folder) as part:
+        _write_suspicious(part / SUSPICIOUS, audit, data.interactions)
+        known = write_layout(part, data, verdicts, besides=SUSPICIOUS)
     if not known:
         raise ValueError(
-            f"{folder / SUSPICIOUS} was written, but no copy of the data: of the data modules, AtomicFiles, Yelp, "
-            f"AmazonBooks, Steam and HeteroGraphData come in a layout that can be written, {type(data).__name__} does "
-            "not. Take users and items from suspicious.parquet."
+            f"{folder / SUSPICIOUS} was written, but no copy of the data: of the data modules, AtomicFiles, "
+            f"TableData, Yelp, AmazonBooks, Steam and HeteroGraphData come in a layout that can be written, "
+            f"{type(data).__name__} does not. Take users and items from suspicious.parquet."
         )
-    return sorted(folder / path.name for path in target.iterdir())
+    return sorted(folder.iterdir())
 
 
 def _verdicts(audit: Audit, data: InteractionDataModule, drop: np.ndarray | None) -> Verdicts:

@@ -51,7 +51,7 @@ def judge(
 ) -> Judged:
     """Ask a judge about interactions, and about other users in the place of their users.
 
-    The other users are about as active: active users have longer histories, which resemble more. If the judge learns
+    The judge knows the other users by about as many items, because longer histories resemble more. If the judge learns
     from interactions (``Scorer.learns``), the users are divided into ``FOLDS``, and each fold is judged after the
     others were learned from, its references among itself: a model would recognise what it has seen. If it does not
     leave the judged item out of a preference (``Scorer.leaves_out``), one interaction of each user is judged, by a
@@ -151,11 +151,19 @@ class _Asking:
         return check_scores(self._scorer, self._scorer.score(self._preferences, pairs), pairs).numpy()
 
     def draw(self, users: np.ndarray, references: int) -> np.ndarray:
-        """Draw so many users of the fold who are about as active for each user, [n, references]."""
+        """Draw so many users of the fold for each user, known to the judge by as many items, [n, references]."""
         width = min(2 * NEIGHBOURS + 1, len(self._members))
         sizes = self._activity[self._members]
         # One that leaves the item out knows a user by one item fewer than it knows a reference of the same activity.
-        size = self._activity[users] - self._scorer.leaves_out
+        size = _nearest(self._activity[users] - self._scorer.leaves_out, np.unique(sizes))
         low, high = (np.searchsorted(sizes, size, side) for side in ("left", "right"))
-        first = (self._rng.integers(low, np.maximum(high, low + 1)) - NEIGHBOURS).clip(0, len(self._members) - width)
+        first = (self._rng.integers(low, high) - NEIGHBOURS).clip(0, len(self._members) - width)
         return np.asarray(self._members[first[:, None] + self._rng.integers(width, size=(len(users), references))])
+
+
+def _nearest(wanted: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """Return the nearest of the values that are there, which rise; of two that are as near, the larger."""
+    above = np.searchsorted(there, wanted).clip(max=len(there) - 1)
+    below = there[(above - 1).clip(0)]
+    nearest: np.ndarray = np.where(wanted - below < there[above] - wanted, below, there[above])
+    return nearest

@@ -1,76 +1,32 @@
-"""The layouts in which a clean copy can be written: atomic files, RLMRec's matrices and graphs of PyTorch Geometric."""
+"""The layouts of clean copies: atomic files, RLMRec's matrices, tables and graphs of PyTorch Geometric."""
 
 import io
 import pickle
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 import rich.progress
 import scipy.sparse as sp
 import torch
 from torch import Tensor
 
+from llmhd_pl.audit.table_copy import check_tables, write_tables
+from llmhd_pl.audit.verdicts import WEIGHT, Verdicts, numbers_of
 from llmhd_pl.datamodules.atomic import AtomicFiles
 from llmhd_pl.datamodules.atomic_file import AtomicFile
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.hetero import HeteroGraphData
 from llmhd_pl.datamodules.hetero_edges import EdgeType, choose_edge_type, exchanged, only_graph
 from llmhd_pl.datamodules.rlmrec import RLMRecDataModule
+from llmhd_pl.datamodules.table_data import TableData
 
-WEIGHT = "weight"
-"""The name of the column, or of the attribute of edges, that is written."""
 _BLOCK = 1 << 20
 """The bytes of an .inter file that are copied at once."""
 _SHOWN_FROM = 64 << 20
 """The bytes from which copying takes so long that a bar is shown."""
-
-
-@dataclass
-class Verdicts:
-    """What becomes of the training interactions, which are sorted by user, then item.
-
-    Attributes:
-        users: The user of each, int64 [n].
-        items: The item of each, int64 [n].
-        num_items: The number of items.
-        weights: The weight of each, above 0, float64 [n].
-        drop: Which are left out, bool [n]; None if weights are written.
-    """
-
-    users: np.ndarray
-    items: np.ndarray
-    num_items: int
-    weights: np.ndarray
-    drop: np.ndarray | None
-
-    def __post_init__(self) -> None:
-        self._keys = self.users * self.num_items + self.items
-
-    def rows(self, users: np.ndarray, items: np.ndarray) -> np.ndarray:
-        """Return which training interaction each pair is, int64 [m]; -1 for those that are none.
-
-        Args:
-            users: The user of each pair, int64 [m]; -1 for one that the data module does not know.
-            items: The item of each pair, int64 [m], likewise.
-        """
-        keys = users * self.num_items + items
-        places = np.searchsorted(self._keys, keys).clip(max=len(self._keys) - 1)
-        return np.where((users >= 0) & (items >= 0) & (self._keys[places] == keys), places, -1)
-
-    def weights_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the weight of each of these rows, and 1 for -1, float64 [m]."""
-        return np.where(rows < 0, 1.0, self.weights[rows])
-
-    def dropped(self, rows: np.ndarray) -> np.ndarray:
-        """Return which of these rows are left out, bool [m]; -1 is not."""
-        assert self.drop is not None
-        return np.where(rows < 0, False, self.drop[rows])
 
 
 def check_layout(data: InteractionDataModule, weights: bool) -> None:
@@ -83,7 +39,7 @@ def check_layout(data: InteractionDataModule, weights: bool) -> None:
     Raises:
         ValueError: If noise is planted that has no row in the source, or the source has weights already.
     """
-    if not isinstance(data, (AtomicFiles, HeteroGraphData)):
+    if not isinstance(data, (AtomicFiles, HeteroGraphData, TableData)):
         return
     kind = type(data).__name__
     if data.noise_ratio > 0:
@@ -91,6 +47,9 @@ def check_layout(data: InteractionDataModule, weights: bool) -> None:
             f"noise_ratio is {data.noise_ratio}, but planted interactions have no row in the data of {kind} that could "
             "be written. Set noise_ratio to 0 to write a copy."
         )
+    if isinstance(data, TableData):
+        check_tables(data, weights)
+        return
     if not weights:
         return
     if isinstance(data, AtomicFiles):
@@ -130,6 +89,8 @@ def write_layout(folder: Path, data: InteractionDataModule, verdicts: Verdicts, 
     elif isinstance(data, RLMRecDataModule):
         _write_matrix(folder / "trn_mat.pkl", data, verdicts)
         _copy_others(folder, data.data_dir, {"trn_mat.pkl", besides})
+    elif isinstance(data, TableData):
+        write_tables(folder, data, verdicts)
     elif isinstance(data, HeteroGraphData):
         _write_graph(folder / "graph.pt", data, verdicts)
     else:
@@ -157,8 +118,8 @@ def _copy_others(folder: Path, source: Path, names: set[str]) -> None:
 def _write_inter(target: Path, path: Path, data: AtomicFiles, verdicts: Verdicts) -> None:
     """Copy the rows of an .inter file as they are, with their weights or without those that are dropped."""
     table, *names = AtomicFile(path).interactions(data.user_field, data.item_field, None, (), None)
-    users = _numbers(names[0], data.interactions.user_names)
-    items = _numbers(names[1], data.interactions.item_names)
+    users = numbers_of(names[0], data.interactions.user_names)
+    items = numbers_of(names[1], data.interactions.item_names)
     found = np.zeros(len(verdicts.users), dtype=bool)
     start = 0
     header = True
@@ -189,12 +150,6 @@ def _write_inter(target: Path, path: Path, data: AtomicFiles, verdicts: Verdicts
                 copy.writelines(line for line, drop in zip(lines, dropped, strict=True) if not drop)
     if start != len(table) or not found.all():
         raise ValueError(f"{path} has changed since it was read. Audit it again.")
-
-
-def _numbers(found: list[str], names: list[str] | None) -> np.ndarray:
-    """Return the number that the data module gives each identifier of the file, int64; -1 if it has left it out."""
-    numbers = pc.index_in(pa.array(found, pa.string()), pa.array(names, pa.string()))
-    return np.asarray(pc.fill_null(numbers, -1)).astype(np.int64)
 
 
 def _lines(file: IO[bytes]) -> Iterator[list[bytes]]:

@@ -8,11 +8,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import Backbone, Negatives, Objective
+from llmhd_pl.backbones.base import AT_ONCE, Backbone, Negatives, Objective
 from llmhd_pl.precision import at_least_float32
+from llmhd_pl.ranking import Top, top_items_by_blocks
 from llmhd_pl.sample_weights import Batch
 
 Similarity = Literal["dot", "cosine"]
+_BLOCK = 2**21
+"""The predictions of a block of a ranking: 8 MiB of float32, which stay in a processor's cache."""
+_LARGE_BLOCK = 2**27
+"""And on another device, which had better not wait for many small ones."""
 
 
 class EmbeddingBackbone(Backbone):
@@ -104,18 +109,38 @@ class EmbeddingBackbone(Backbone):
         """Return the embeddings, or for the cosine their directions: [n, d]."""
         return F.normalize(embeddings, dim=1) if self.similarity == "cosine" else embeddings
 
-    def rank(self, users: Tensor) -> Tensor:
+    def rank(self, users: Tensor, items: slice = slice(None)) -> Tensor:
         """Return the predictions of all items, in float32 even under autocast: bf16 would tie the top items.
 
         Args:
             users: The users, int64 [n].
+            items: The items, by default all of them.
 
         Returns:
             Predictions, float32 [n, items].
         """
         final = self._compared(self.final_embeddings()) if self._frozen is None else self._frozen
         with torch.autocast(final.device.type, enabled=False):
-            return torch.mm(at_least_float32(final[users]), at_least_float32(final[self.num_users :]).t())
+            return torch.mm(at_least_float32(final[users]), at_least_float32(final[self.num_users :][items]).t())
+
+    def top_of_many(self, users: Tensor, seen: Tensor, k: int) -> Top:
+        """Return the top K of a large catalogue by blocks of items; see ``Backbone``.
+
+        Args:
+            users: The users, int64 [n].
+            seen: The (row, item) pairs to leave out, int64 [2, m].
+            k: The length of the ranking.
+        """
+        frozen = self._frozen
+        try:
+            if frozen is None:
+                self._frozen = self._compared(self.final_embeddings())
+            width = max((_BLOCK if self.device.type == "cpu" else _LARGE_BLOCK) // len(users), 1)
+            blocks = (self.rank(users, slice(first, first + width)) for first in range(0, self.num_items, width))
+            few = max(AT_ONCE // self.num_items, 1)
+            return top_items_by_blocks(blocks, self.rank, users, seen, k, few, self._where())
+        finally:
+            self._frozen = frozen
 
     def squared_norms(self, batch: Batch) -> Tensor:
         """Return the squared norm of the free embeddings of each sample's user, positive and negative: [B]."""

@@ -60,9 +60,9 @@ class GMF(EmbeddingBackbone):
         own, against = super().score_against(users, items, shared)
         return own + self.output.bias, against + self.output.bias
 
-    def rank(self, users: Tensor) -> Tensor:
-        """Return the logits of all items for users, int64 [n]: float32 [n, items]."""
-        return super().rank(users) + self.output.bias
+    def rank(self, users: Tensor, items: slice = slice(None)) -> Tensor:
+        """Return the logits of all items, or of some, for users, int64 [n]: float32 [n, items]."""
+        return super().rank(users, items) + self.output.bias
 
     def final_embeddings(self) -> Tensor:
         """Return the table, with the users' half multiplied by h: [users + items, d]."""

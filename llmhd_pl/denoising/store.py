@@ -14,8 +14,8 @@ class SampleStore:
     """The predictions of the last epochs, the losses of this epoch, and what was decided, per sample.
 
     With one loss per sample (pairwise) the tensors ``losses``, ``status`` and ``weights`` are [n]; with two
-    (pointwise: column 0 the positive, column 1 the negative) they are [n, 2]. A window of 5 epochs takes 53 bytes
-    per sample (pairwise) or 60 (pointwise).
+    (pointwise: column 0 the positive, column 1 the negative) they are [n, 2]. A window of 5 epochs takes 57 bytes
+    per sample (pairwise) or 64 (pointwise).
 
     A sample that this process has not seen in the last ``keep`` epochs has loss NaN; under DDP that is how a process
     knows which samples are its own. When a negative changes, its history is forgotten: a variance compares predictions
@@ -35,8 +35,6 @@ class SampleStore:
 
     positive: Tensor
     """float32 [window, n], predictions for the observed item; NaN where there is none."""
-    negative: Tensor
-    """float32 [window, n], predictions for the sampled item."""
     losses: Tensor
     """float32 [n] or [n, 2], the last of the current epoch or of the ``keep`` - 1 epochs before."""
     negative_item: Tensor
@@ -47,8 +45,6 @@ class SampleStore:
     """float16 [n] or [n, 2], of the losses of the next epoch."""
     false_positive_flags: Tensor
     """uint8 [n], epochs in which the observed item was flagged (section 4)."""
-    false_negative_flags: Tensor
-    """uint8 [n], epochs in which the sampled item was flagged."""
 
     def __init__(
         self, num_samples: int, window: int = 5, pointwise: bool = False, device: Any = "cpu", keep: int = 1
@@ -61,21 +57,45 @@ class SampleStore:
         self.epoch = -1
         shape = (num_samples, 2) if pointwise else (num_samples,)
         self.positive = torch.full((window, num_samples), torch.nan, device=device)
-        self.negative = torch.full((window, num_samples), torch.nan, device=device)
+        self._negative = torch.full((window, num_samples), torch.nan, device=device)
         self.losses = torch.full(shape, torch.nan, device=device)
         self.negative_item = torch.full((num_samples,), -1, dtype=torch.int32, device=device)
         self.status = torch.zeros(shape, dtype=torch.uint8, device=device)
         self.weights = torch.ones(shape, dtype=torch.float16, device=device)
         self.false_positive_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
-        self.false_negative_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
+        self._false_negative_flags = torch.zeros(num_samples, dtype=torch.uint8, device=device)
+        # The sampled item that the earlier epochs and the flags are about. Where another has taken its place, they are
+        # forgotten when somebody asks: to forget them in every step would cost as much as the rest of the step.
+        self._known_item = self.negative_item.clone()
+
+    @property
+    def negative(self) -> Tensor:
+        """The predictions for the sampled item, float32 [window, n]; NaN where there is none."""
+        self._forget()
+        return self._negative
+
+    @property
+    def false_negative_flags(self) -> Tensor:
+        """In how many epochs the sampled item was flagged, uint8 [n]."""
+        self._forget()
+        return self._false_negative_flags
+
+    def _forget(self) -> None:
+        changed = self.negative_item != self._known_item
+        for row in range(self.window):
+            if row != self.epoch % self.window:
+                self._negative[row].masked_fill_(changed, torch.nan)
+        self._false_negative_flags.masked_fill_(changed, 0)
+        self._known_item.copy_(self.negative_item)
 
     def begin_epoch(self, epoch: int) -> None:
         """Make room for the predictions of an epoch; no-op if it was begun before, as in a resumed run."""
         if epoch == self.epoch:
             return
+        self._forget()
         self.epoch = epoch
         self.positive[epoch % self.window] = torch.nan
-        self.negative[epoch % self.window] = torch.nan
+        self._negative[epoch % self.window] = torch.nan
         self.losses[~self._recent()] = torch.nan
 
     def _recent(self) -> Tensor:
@@ -101,16 +121,13 @@ class SampleStore:
             negative: The sampled items, int64 [B]; None if there are none.
         """
         row = self.epoch % self.window
+        # Nothing here waits for a GPU, as an index of booleans or the assignment of a number would.
         if negative is not None:
-            # Nothing here waits for a GPU, as an index of booleans or the assignment of a number would.
-            changed = self.negative_item[sample] != negative
-            self.negative[:, sample] = self.negative[:, sample].masked_fill_(changed, torch.nan)
-            self.false_negative_flags[sample] = self.false_negative_flags[sample].masked_fill_(changed, 0)
-            self.negative_item[sample] = negative.int()
-            if negative_score is not None:
-                self.negative[row, sample] = negative_score.float()
-        self.positive[row, sample] = positive_score.float()
-        self.losses[sample] = losses.float()
+            self.negative_item.index_copy_(0, sample, negative.int())
+            unknown = torch.full_like(positive_score, torch.nan) if negative_score is None else negative_score
+            self._negative[row].index_copy_(0, sample, unknown.float())
+        self.positive[row].index_copy_(0, sample, positive_score.float())
+        self.losses.index_copy_(0, sample, losses.float())
 
     def weights_of(self, sample: Tensor, negative: Tensor | None) -> Tensor:
         """Return the weights of a batch. A decision about a sampled item holds for that item: a new one counts in full.
@@ -122,7 +139,7 @@ class SampleStore:
         Returns:
             The weights, float32 [B] or [B, 2].
         """
-        weights = self.weights[sample].float()
+        weights = self.weights.index_select(0, sample).float()
         if self.pointwise and negative is not None:
             weights[self.negative_item[sample] != negative, 1] = 1.0
         return weights
@@ -164,9 +181,13 @@ class SampleStore:
     def _tensors(self) -> dict[str, Tensor]:
         return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
+    def _kept(self) -> dict[str, Tensor]:
+        self._forget()
+        return {name.removeprefix("_"): value for name, value in self._tensors().items() if name != "_known_item"}
+
     def state_dict(self) -> dict[str, Any]:
         """Return everything, as tensors (not copied) and plain numbers."""
-        return {"epoch": self.epoch, **self._tensors()}
+        return {"epoch": self.epoch, **self._kept()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take over what ``state_dict`` returned.
@@ -174,14 +195,15 @@ class SampleStore:
         Raises:
             ValueError: If it is of other data, another window or another objective.
         """
-        for name, value in self._tensors().items():
+        for name, value in self._kept().items():
             if state[name].shape != value.shape:
                 raise ValueError(
                     f"The checkpoint's {name} has shape {tuple(state[name].shape)}; this run's has "
                     f"{tuple(value.shape)}. Resume with the same data, the same noise, window and objective."
                 )
-        for name, value in self._tensors().items():
+        for name, value in self._kept().items():
             value.copy_(state[name])
+        self._known_item.copy_(self.negative_item)
         self.epoch = state["epoch"]
 
 

@@ -541,7 +541,7 @@ def numbers(data: InteractionDataModule) -> tuple[list[int], list[int]]:
 def test_data_in_no_known_layout(tmp_path: Path) -> None:
     data = SyntheticCatalog(20, 50, num_topics=5, books_per_reader=8)
     check_folder(tmp_path / "copy", data)
-    message = r"suspicious\.parquet was written, but no copy of the data: .*AtomicFiles, Yelp, .*SyntheticCatalog does"
+    message = r"suspicious\.parquet was written, but no copy of the data: .*TableData, Yelp, .*SyntheticCatalog does"
     with pytest.raises(ValueError, match=message):
         write_clean_copy(tmp_path / "copy", audit_of(data), data)
     assert [path.name for path in (tmp_path / "copy").iterdir()] == ["suspicious.parquet"]

@@ -12,7 +12,6 @@ from llmhd_pl.audit.judging import FOLDS, judge
 from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.scorer import Preference, Scorer
 
-RNG = np.random.default_rng(0)
 USERS, ITEMS, EACH = 400, 200, 15
 TASTE = np.arange(USERS) % 4
 TOPIC = np.arange(ITEMS) % 4
@@ -42,6 +41,7 @@ class Knowing(Scorer):
     def __init__(self, knows: bool = True, learns: bool = False, leaves_out: bool = True, costs: bool = False) -> None:
         self.knows, self.learns, self.leaves_out = knows, learns, leaves_out
         self.usage = Usage() if costs else None
+        self.rng = np.random.default_rng(0)
         self.prepared: list[set[tuple[int, int]]] = []
         self.asked: list[tuple[int, int, int]] = []  # the round, the user, the item
         self.told: dict[int, list[int]] = {}
@@ -58,9 +58,9 @@ class Knowing(Scorer):
         self.asked += [(len(self.prepared) - 1, user, item) for user, item in pairs.tolist()]
         assert set(users.tolist()) <= set(preferences)
         if not self.knows:
-            return torch.from_numpy(1 + 9 * RNG.random(len(users))).float()
+            return torch.from_numpy(1 + 9 * self.rng.random(len(users))).float()
         fits = TASTE[users] == TOPIC[items]
-        return torch.from_numpy(np.where(fits, 8, 2) + RNG.random(len(users))).float()
+        return torch.from_numpy(np.where(fits, 8, 2) + self.rng.random(len(users))).float()
 
     def revise(self, *arguments: Any) -> dict[int, Preference]:
         raise AssertionError("an audit revises nothing")
@@ -69,10 +69,17 @@ class Knowing(Scorer):
 @pytest.mark.parametrize("planted", [0.0, 0.2, 0.4])
 def test_a_judge_that_knows_finds_the_planted_share(planted: float) -> None:
     pairs, _ = interactions(planted)
-    found = audit(Knowing(), TEXTS, *pairs.T, references=60)
-    # A random item is of the user's topic once in four times, and this is no noise to anybody.
+    several = [audit(Knowing(), TEXTS, *pairs.T, references=60, seed=seed) for seed in range(5)]
+    found = several[0]
+    # A random item may be of its user's topic, and this is no noise to anybody. Of the others, such a share is expected
+    # in the tail as other users without the item are of another topic.
     fits = TASTE[pairs[:, 0]] == TOPIC[pairs[:, 1]]
-    assert found.share.share == pytest.approx((~fits).mean() / 0.75, abs=0.03)
+    has = np.zeros((USERS, ITEMS), dtype=bool)
+    has[pairs[:, 0], pairs[:, 1]] = True
+    unlike = (~has & (TASTE[:, None] != TOPIC)).sum(axis=0) / (~has).sum(axis=0)
+    expected = (~fits / unlike[pairs[:, 1]]).mean()
+    # The standard error of a single estimate is .03 with .4 planted.
+    assert np.mean([some.share.share for some in several]) == pytest.approx(expected, abs=0.03)
     assert found.share.low <= found.share.share <= found.share.high
     assert (found.share.low == 0) is (planted in (0.0, 0.4))
     assert found.can_tell is (planted < 0.4)  # the more noise, the less can be said of the judge
@@ -143,6 +150,29 @@ def test_references_are_about_as_active() -> None:
     observed = np.array(judging.asked)[:200, 1]
     # In the middle the two kinds of users meet, within NEIGHBOURS.
     assert (asked >= 2000).mean() == pytest.approx((observed >= 2000).mean(), abs=0.05)
+
+
+class Resembling(Knowing):
+    """Scores by the best resemblance to what else the user has, so the more a user has, the higher."""
+
+    resemblance = np.random.default_rng(2).random((ITEMS, ITEMS))
+
+    def score(self, preferences: Mapping[int, Preference], pairs: Tensor) -> Tensor:
+        told = [[other for other in self.told[user] if other != item] for user, item in pairs.tolist()]
+        best = [self.resemblance[item, others].max() for (_, item), others in zip(pairs.tolist(), told, strict=True)]
+        return torch.tensor(best).float() * 9 + 1
+
+
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_references_know_as_many_items_as_the_user_without_the_judged_one(leaves_out: bool) -> None:
+    # All is chance. A user of 3 items is known by 2; references that were known by 3 would fit better.
+    rng = np.random.default_rng(0)
+    pairs = np.array([(user, item) for user in range(2000) for item in rng.permutation(ITEMS)[: rng.integers(2, 6)]])
+    p = audit(Resembling(leaves_out=leaves_out), TEXTS, *pairs.T).p_values
+    size = np.bincount(pairs[:, 0])[pairs[:, 0]]
+    for known in range(2 + leaves_out, 6):  # nobody has one item less than the least active
+        some = p[(size == known) & ~np.isnan(p)]
+        assert some.mean() == pytest.approx(0.5, abs=3 * (1 / 12 / len(some)) ** 0.5), known
 
 
 def test_the_same_seed_gives_the_same_audit_and_items_without_text_are_left_out() -> None:

@@ -109,7 +109,10 @@ def test_fields_can_have_other_names() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"split": "leave-one-out"}, "split is 'leave-one-out'; it must be 'random' or 'temporal'"),
+        (
+            {"split": "leave-one-out"},
+            "split is 'leave-one-out'; it must be 'random', 'temporal', 'leave-last-out' or 'temporal-global'",
+        ),
         ({"split_ratios": (0.5, 0.2, 0.2)}, "split_ratios"),
         ({"split_ratios": (0.0, 0.5, 0.5)}, "split_ratios"),
         ({"split_ratios": (1.2, -0.1, -0.1)}, "split_ratios"),

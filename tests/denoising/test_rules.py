@@ -77,7 +77,7 @@ def drawn(seed: int, columns: int, size: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(losses), torch.from_numpy(scores)
 
 
-@settings(deadline=None, database=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 2), st.integers(1, 60), st.floats(0, 1), st.sampled_from([0.0, 0.5, 2.0]))
 @pytest.mark.filterwarnings("ignore:.*(Mean of empty|Degrees of freedom).*")
 def test_joint_is_ten_lines_of_numpy(seed: int, columns: int, size: int, rate: float, weight: float) -> None:

@@ -26,7 +26,6 @@ def by_sorting(values: list[float], fraction: float) -> list[bool]:
     return [bool(entry) for entry in mask]
 
 
-@settings(deadline=None, database=None)
 @given(lists, fractions)
 @example([0.0, -0.0, 0.0], 0.34)
 @example([-INF, NAN, -INF], 0.5)
@@ -34,7 +33,7 @@ def test_largest_is_the_head_of_a_stable_sort(values: list[float], fraction: flo
     assert largest(torch.tensor(values), fraction).tolist() == by_sorting(values, fraction)
 
 
-@settings(deadline=None, database=None, max_examples=40)
+@settings(max_examples=40)
 @given(lists, fractions, st.integers(2, 4), st.randoms(use_true_random=False))
 def test_processes_that_share_the_values_find_what_one_finds(
     values: list[float], fraction: float, count: int, random: Random

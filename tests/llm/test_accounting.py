@@ -2,7 +2,7 @@ import io
 import warnings
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -100,7 +100,6 @@ def test_a_negative_limit_is_refused() -> None:
         Budget(Usage(), -1)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 300), st.lists(st.tuples(st.integers(1, 50), st.integers(0, 50)), max_size=20))
 @pytest.mark.filterwarnings("ignore:The token budget")
 def test_the_budget_is_never_exceeded_and_every_prompt_is_counted_once(

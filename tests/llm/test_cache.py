@@ -51,7 +51,6 @@ def test_the_first_answer_stays(path: Path) -> None:
         assert cache.get("model", ["a", "b"]) == {"a": "1", "b": "2"}
 
 
-@settings(deadline=None)
 @given(st.text("a1 ", max_size=9), st.integers(0, 9), st.integers(0, 9))
 def test_a_fingerprint_never_passes_for_a_part_of_the_prompt(text: str, first: int, second: int) -> None:
     one, two = ((text[:cut], text[cut:]) for cut in (first, second))
@@ -133,7 +132,7 @@ def test_replay_of_nothing_is_refused_and_makes_no_file(path: Path) -> None:
 # JSONL
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(
     st.dictionaries(
         st.tuples(st.sampled_from(["one", "two"]), st.text(st.characters(exclude_categories=["Cs"]))),

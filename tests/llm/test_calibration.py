@@ -137,7 +137,7 @@ def test_the_calibration_set() -> None:
     assert not torch.equal(draw_calibration_set(PAIRS, WITH_TEXT, 1).pairs, pairs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sets(st.tuples(st.integers(0, 5), st.integers(0, 6))), st.lists(st.booleans(), min_size=7, max_size=7))
 def test_a_calibration_set_of_anything(likes: set[tuple[int, int]], has_text: list[bool]) -> None:
     interactions = torch.tensor(sorted(likes), dtype=torch.int64).reshape(-1, 2)

@@ -87,7 +87,7 @@ def test_nothing_is_asked_with_a_share_of_0() -> None:
     assert second.asked == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.floats(1, 10), st.floats(1, 10)), min_size=1, max_size=20), st.floats(0, 1))
 def test_scores_stay_on_the_scale_and_only_a_share_is_asked_about(
     values: list[tuple[float, float]], share: float

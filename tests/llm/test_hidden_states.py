@@ -68,7 +68,7 @@ def test_layers_above_are_not_computed() -> None:
     assert called == [0, 1, 0, 1, 2]
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.lists(st.text(min_size=1, max_size=30), min_size=1, max_size=8), st.integers(1, 40))
 def test_neither_batches_nor_order_matter(texts: list[str], batch_tokens: int) -> None:
     tokenizer = make_tokenizer(one_token_ten=True)

@@ -74,7 +74,7 @@ def test_it_is_the_pointwise_mutual_information_by_hand(base: Path) -> None:
         assert value == pytest.approx(by_hand, abs=1e-5) and abs(value) > 1e-3
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(st.tuples(*[st.text("otr <|s>\n", min_size=1, max_size=30)] * 2), min_size=1, max_size=8),
     st.sampled_from([1, 40, 16384]),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from titles import TITLES
 
@@ -92,7 +92,6 @@ def test_a_state_is_a_copy_of_plain_python_and_goes_round() -> None:
 changes = st.lists(st.tuples(st.integers(0, 3), st.dictionaries(st.integers(0, 7), st.text(max_size=3))), max_size=6)
 
 
-@settings(deadline=None, database=None)
 @given(changes, changes, st.integers(1, 3))
 def test_processes_merge_to_the_state_of_one(
     before: list[tuple[int, dict[int, str]]], after: list[tuple[int, dict[int, str]]], processes: int

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from setuptools import find_packages
 from test_texts import texts, words
@@ -226,7 +226,6 @@ def fenced(prompt: str, tag: str) -> list[str]:
     return lines[lines.index(f"<{tag}>") + 1 : lines.index(f"</{tag}>")]
 
 
-@settings(deadline=None)
 @given(st.lists(texts, min_size=1, max_size=4), st.text())
 def test_no_text_leaves_its_fence(profiles: list[str], preference: str) -> None:
     books = Prompts.load("books")
@@ -295,7 +294,6 @@ def test_a_history_that_fits_is_kept_whole() -> None:
     assert len(sample_history(history, 3 * words("3. a\n") - 1, 0, 0, words)) == 2
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.text("abc ", min_size=1, max_size=20), min_size=1, max_size=30), st.integers(30, 200), st.integers(0, 5)
 )
@@ -373,7 +371,6 @@ def test_summaries_and_profiles(parse: object, tag: str) -> None:
         assert parse(answer) is None, answer
 
 
-@settings(deadline=None)
 @given(texts)
 def test_what_is_parsed_can_be_asked_about(text: str) -> None:
     preference = parse_summary(f"<summarization>{text}</summarization>")

@@ -82,7 +82,7 @@ def naive_score(
 users_and_items = st.tuples(st.integers(0, 5), st.integers(0, 29))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.integers(0, 5), st.lists(st.integers(0, 29), max_size=8)),
     st.lists(users_and_items, max_size=30),

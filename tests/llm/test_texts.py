@@ -24,7 +24,6 @@ texts = st.one_of(st.sampled_from(HOSTILE), st.text(), st.text("<>/items[]1. \n&
 words = len  # a count that is exact and easy: one token per character
 
 
-@settings(deadline=None)
 @given(texts)
 def test_fenced_text_has_no_bracket_even_after_a_tokenizer_normalises_it(text: str) -> None:
     safe = as_data(text)
@@ -41,7 +40,6 @@ def test_ordinary_text_is_kept() -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.text(max_size=80), st.integers(3, 60))
 def test_truncation_keeps_to_the_budget(text: str, budget: int) -> None:
     cut = truncate(text, budget, words)
@@ -116,14 +114,13 @@ def slow_as_data(text: str) -> str:
 ordinary = st.lists(st.text(st.characters(categories=("L", "N", "P", "S")), min_size=1, max_size=12), max_size=400)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(ordinary.map(" ".join), st.sampled_from([12, 16, 64, 256]), st.integers(0, 3))
 def test_a_short_cut_is_no_other_cut(text: str, budget: int, tokenizer: int) -> None:
     count = (approximate_tokens, len, word_pieces, judges_tokenizer())[tokenizer]
     assert truncate(text, budget, count) == slow_truncate(text, budget, count)
 
 
-@settings(deadline=None)
 @given(st.one_of(texts, ordinary.map(" ".join), st.text(st.characters(categories=("Z", "M", "C", "S")))))
 def test_as_data_is_what_it_was(text: str) -> None:
     if not re.search(r"[\u0300-\u036f]{8}", unicodedata.normalize("NFD", slow_as_data(text))):
@@ -215,7 +212,6 @@ def test_many_marks_on_a_letter_are_cut_to_thirty() -> None:
 # Texts that no encoder takes
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(categories=("Cs", "L", "So")), max_size=10))
 def test_well_formed_text_can_be_encoded_and_other_text_is_kept(text: str) -> None:
     formed = well_formed(text)
