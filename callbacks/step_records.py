@@ -145,8 +145,7 @@ class StepRecords:
                 if len(records) == 1 and records[0].losses.shape == losses.shape:
                     losses = records[0].losses
                 # One check of all, because a check costs more than the values.
-                together = [value.flatten() for value in (losses, positive_score, negative_score)]
-                self.finite.see(torch.cat(together), epoch, step)
+                self.finite.see(torch.cat([value.flatten() for value in (losses, *values)]), epoch, step)
                 state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):
