@@ -5,8 +5,6 @@ from typing import Any
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
 
-from llmhd_pl.metrics import rank_hits
-
 
 class EveryEpochTest(Callback):
     """Logs ``every_epoch/...``, the test metrics after each epoch, beside the validation metrics.
@@ -23,6 +21,5 @@ class EveryEpochTest(Callback):
         metrics = backbone.test_metrics.clone(prefix="every_epoch/")
         for batch in trainer.datamodule.test_dataloader():  # type: ignore[attr-defined]
             batch = {name: tensor.to(pl_module.device) for name, tensor in batch.items()}
-            hits = rank_hits(backbone.rank(batch["user"]), batch["seen"], batch["relevant"], backbone.ks[-1])
-            metrics.update(*hits)
+            metrics.update(*backbone.hits(batch))
         pl_module.log_dict(metrics.compute())

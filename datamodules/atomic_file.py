@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 from rich.progress import wrap_file
 
-from llmhd_pl.datamodules.columns import Block, collect, cuts_in_numbers, exact, finite, parsed
+from llmhd_pl.datamodules.columns import Block, collect, cuts_in_numbers, exact, finite, most_rows, parsed
 from llmhd_pl.datamodules.table import Table
 
 _TYPES = ("token", "token_seq", "float", "float_seq")
@@ -117,7 +117,7 @@ class AtomicFile:
             name = user if what == "user" else item
             return ValueError(f"{self.path}, line {self.line_of(row)}: {name} {wrong}. Remove the row.")
 
-        return collect(blocks(), self._most_rows(), bounds, lambda: decimals, wrong_identifier)
+        return collect(blocks(), most_rows(self.path), bounds, lambda: decimals, wrong_identifier)
 
     def batches(self, columns: Mapping[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """Decode some columns, a block of rows at a time, with a bar if the file is large.
@@ -192,8 +192,3 @@ class AtomicFile:
             f"{self.path}, line {self.line_of(row + place)}: {name} is {text!r}, not a number{limit}. "
             "Correct it or remove the row."
         )
-
-    def _most_rows(self) -> int:
-        """Return a number of rows that the file does not exceed."""
-        with self.path.open("rb") as file:
-            return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))

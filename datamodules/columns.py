@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from decimal import ROUND_CEILING, Decimal
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,8 @@ from llmhd_pl.memory import return_freed_memory
 
 DECIMAL = pa.decimal128(38, 18)
 """The type of numbers that are not whole and are compared exactly."""
+_BLOCK = 1 << 20
+"""The bytes of a file that are looked at at once."""
 
 
 class Identifiers:
@@ -175,6 +178,16 @@ def collect(
     if timed:
         table.times, table.cuts = times.numbers(cuts())
     return table, user_names, item_names
+
+
+def most_rows(path: Path) -> int:
+    """Return a number of rows that a file of lines does not exceed: the ends of lines, whichever they are, and one.
+
+    Args:
+        path: The file.
+    """
+    with path.open("rb") as file:
+        return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))
 
 
 def _narrow(times: np.ndarray) -> tuple[np.ndarray, int]:

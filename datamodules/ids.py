@@ -1,11 +1,12 @@
 """The identifiers that users and items have in the source, beside RLMRec's matrices, which number them."""
 
-import json
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from llmhd_pl.datamodules.interactions import encodable
+from llmhd_pl.datamodules.numbered_lines import numbered_lines
 from llmhd_pl.files import json_text
 
 USER_IDS, ITEM_IDS = "user_ids.jsonl", "item_ids.jsonl"
@@ -39,24 +40,16 @@ def load_ids(folder: Path, what: Literal["user", "item"], count: int) -> list[st
         ValueError: If a line is not as it must be, or their number is not ``count``.
     """
     path = _path(folder, what)
-    if not path.exists():
+    if not os.path.lexists(path):
         return None
     names: list[str] = []
-    with path.open("rb") as file:
-        for number, line in enumerate(file):
-            try:
-                entry = json.loads(line.decode())
-            except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
-                raise ValueError(
-                    f"{path}, line {number + 1}: not JSON ({error}). Write one JSON object per line, in UTF-8."
-                ) from error
-            known = isinstance(entry, dict) and type(entry.get(what)) is int and entry[what] == number
-            if not known or not isinstance(entry.get("id"), str):
-                raise ValueError(
-                    f'{path}, line {number + 1}: expected {{"{what}": {number}, "id": "..."}}. Write the {what}s in '
-                    "their order, or remove the file."
-                )
-            names.append(encodable(entry["id"]))
+    for number, entry in numbered_lines(path, what):
+        if entry is None or type(entry.get("id")) is not str:  # a number is no text, though it is kept as one
+            raise ValueError(
+                f'{path}, line {number + 1}: expected {{"{what}": {number}, "id": "..."}}. Write the {what}s in '
+                "their order, or remove the file."
+            )
+        names.append(encodable(entry["id"]))
     if len(names) != count:
         raise ValueError(
             f"{path} has {len(names)} lines, but the matrices have {count} {what}s. Write one line for each {what}, or "

@@ -1,11 +1,7 @@
 """Amazon-Books, Yelp and Steam in the layout of RLMRec (github.com/HKUDS/RLMRec), with the text of the items."""
 
-import codecs
-import json
 import os
-from collections import Counter
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -13,6 +9,7 @@ from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.datamodules.ids import load_ids
 from llmhd_pl.datamodules.interactions import Interactions, encodable, unique_pairs
 from llmhd_pl.datamodules.noise import NoiseSource
+from llmhd_pl.datamodules.numbered_lines import numbered_lines
 from llmhd_pl.datamodules.pickles import brief, load_matrix, load_pickle
 
 _SPREAD = 100
@@ -42,59 +39,16 @@ def load_item_texts(folder: Path, num_items: int) -> list[dict[str, str]]:
     return []
 
 
-class _Number(str):
-    """A number of a JSON file as it is written there: 1995.0 is not 1995, and 1e400 not infinite."""
-
-    def __repr__(self) -> str:
-        return str(self)  # in a list, it looks as in the file
-
-
-def _no_number(text: str) -> None:
-    raise ValueError(f"{text} is none of JSON's values; write null, or leave the field out")
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a dict of the fields of a JSON object, none of which may occur twice."""
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        name = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"the field {name[:80]!r} occurs twice; keep one of them")
-    return fields
-
-
 def _read_lines(path: Path, num_items: int) -> list[dict[str, str]]:
     """Read ``items.jsonl``."""
-    if not path.is_file():
-        raise ValueError(f"{path} is a folder or a link that leads nowhere, not a file. Put the file in its place.")
     texts: list[dict[str, str]] = []
-    blank = 0  # the number of the first blank line; nothing may follow it
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            where = f"{path}, line {number}"
-            if number == 1:
-                line = line.removeprefix(codecs.BOM_UTF8)
-            if not line.strip():
-                blank = blank or number
-                continue
-            if blank:
-                raise ValueError(f"{path}, line {blank}: not JSON, but blank. Remove it, or write its item.")
-            try:
-                item = json.loads(
-                    line.decode(),
-                    parse_int=_Number,
-                    parse_float=_Number,
-                    parse_constant=_no_number,
-                    object_pairs_hook=_object,
-                )
-            except (ValueError, RecursionError) as error:  # ValueError includes text that is not UTF-8
-                raise ValueError(f"{where}: not JSON ({error}). Write one JSON object per line, in UTF-8.") from error
-            place = item.get("item") if isinstance(item, dict) else None
-            if not isinstance(place, _Number) or place != str(number - 1):
-                raise ValueError(
-                    f'{where}: expected an object with "item": {number - 1}. Write the items in their order, those '
-                    "without text too."
-                )
-            texts.append({encodable(key): encodable(value) for key, value in item.items() if key != "item" and value})
+    for number, item in numbered_lines(path, "item"):
+        if item is None:
+            raise ValueError(
+                f'{path}, line {number + 1}: expected an object with "item": {number}. Write the items in their order, '
+                "those without text too."
+            )
+        texts.append({encodable(key): encodable(value) for key, value in item.items() if key != "item" and value})
     if len(texts) != num_items:
         raise ValueError(
             f"{path} has {len(texts)} lines, but the matrices have {num_items} items. Write one line for each item."

@@ -14,7 +14,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from rich.progress import track
 
-from llmhd_pl.datamodules.columns import Block, collect
+from llmhd_pl.datamodules.columns import Block, collect, most_rows
 from llmhd_pl.datamodules.item_rows import matched_texts
 from llmhd_pl.datamodules.table import Table
 from llmhd_pl.datamodules.typed_columns import Clock, as_text, identifiers, is_readable, is_text, ratings_of
@@ -135,10 +135,7 @@ class Tabular:
         if self._frame is not None:
             return len(self._frame)
         assert self.path is not None
-        if not self.is_csv:
-            return int(pq.read_metadata(self.path).num_rows)
-        with self.path.open("rb") as file:
-            return 1 + sum(block.count(b"\n") + block.count(b"\r") for block in iter(lambda: file.read(_BLOCK), b""))
+        return most_rows(self.path) if self.is_csv else int(pq.read_metadata(self.path).num_rows)
 
     @contextmanager
     def _readable(self) -> Iterator[None]:

@@ -9,8 +9,8 @@ from torch import Tensor
 from torch.nn import Module
 from torchmetrics import Metric
 
-from llmhd_pl.finite import check_predictions
 from llmhd_pl.precision import keeping_dtype
+from llmhd_pl.ranking import hits_among, top_items
 
 
 def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str = "Ranking") -> tuple[Tensor, Tensor]:
@@ -30,12 +30,8 @@ def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str
     Raises:
         FloatingPointError: If predictions are not finite; see ``check_predictions``.
     """
-    check_predictions(scores, where)
-    scores[seen[0], seen[1]] = -torch.inf
-    is_relevant = torch.zeros_like(scores, dtype=torch.bool)
-    is_relevant[relevant[0], relevant[1]] = True
-    top = scores.topk(min(k, scores.shape[1]), dim=1).indices
-    return is_relevant.gather(1, top), is_relevant.sum(dim=1)
+    _, items = top_items(scores, seen, k, where)
+    return hits_among(items, relevant, scores.shape[1])
 
 
 class RankingMetric(Metric):

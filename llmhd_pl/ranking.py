@@ -9,6 +9,8 @@ from llmhd_pl.finite import check_predictions
 
 Top = tuple[Tensor, Tensor]
 """Predictions, float [users, K], and their items, int64 [users, K], best first."""
+AT_ONCE = 2**28
+"""The number of predictions that a ranking holds at once: 1 GiB of float32."""
 
 
 def top_items(scores: Tensor, seen: Tensor, k: int, where: str = "Ranking") -> Top:
@@ -17,7 +19,7 @@ def top_items(scores: Tensor, seen: Tensor, k: int, where: str = "Ranking") -> T
     Args:
         scores: The predictions, [users, items]. Those of the seen items are overwritten with -inf.
         seen: The (row, item) pairs to leave out, int64 [2, n].
-        k: The length of the ranking; it is not longer than the catalogue.
+        k: The length of the ranking; at most all items are ranked.
         where: The beginning of the message of an error.
 
     Raises:
@@ -122,7 +124,8 @@ def hits_among(items: Tensor, relevant: Tensor, num_items: int) -> tuple[Tensor,
         num_items: The number of items.
 
     Returns:
-        ``hits``, bool [users, K], and ``num_relevant``, int64 [users]; see ``rank_hits``.
+        ``hits``, bool [users, K], in the order of the ranking, and ``num_relevant``, int64 [users], the number of
+        held-out items of each user.
     """
     rows = torch.arange(len(items), device=items.device)
     keys = (relevant[0] * num_items + relevant[1]).sort().values

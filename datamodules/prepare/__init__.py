@@ -14,10 +14,10 @@ from typing import Literal
 from jsonargparse import ArgumentParser
 
 from llmhd_pl import terminal
-from llmhd_pl.datamodules.arguments import check_finite, check_whole
+from llmhd_pl.datamodules.arguments import check_finite, check_split, check_whole
 from llmhd_pl.datamodules.prepare.reading import Faults, read_items, read_reviews
 from llmhd_pl.datamodules.prepare.report import Report
-from llmhd_pl.datamodules.prepare.selection import select
+from llmhd_pl.datamodules.prepare.selection import RATIOS, select
 from llmhd_pl.datamodules.prepare.sources import Source, find
 from llmhd_pl.datamodules.prepare.stream import Stream
 from llmhd_pl.datamodules.prepare.writing import write
@@ -25,6 +25,8 @@ from llmhd_pl.files import PART, check_new_folder
 from llmhd_pl.terminal import shown
 
 __all__ = ["Report", "main", "prepare"]
+
+Split = Literal["random", "temporal"]
 
 
 def prepare(
@@ -34,7 +36,7 @@ def prepare(
     rating_threshold: float = 3.0,
     k_core: int = 10,
     users: int | None = None,
-    split: Literal["random", "temporal"] = "random",
+    split: Split = "random",
     seed: int = 0,
     broken_share: float = 0.01,
 ) -> Report:
@@ -81,8 +83,7 @@ def prepare(
     check_whole("k_core", k_core, 0)
     if users is not None:
         check_whole("users", users, 1)
-    if split not in ("random", "temporal"):
-        raise ValueError(f"split is {split!r}; it must be 'random' or 'temporal'.")
+    check_split(split, RATIOS, Split)
     if not 0 <= broken_share < 1:
         raise ValueError(f"broken_share is {broken_share}; it must be a share, from 0 to less than 1.")
     folder = Path(out)

@@ -7,6 +7,9 @@ import numpy as np
 from llmhd_pl.datamodules.table import Table, k_core, renumber, replace, sort_pairs, split
 from llmhd_pl.memory import return_freed_memory
 
+RATIOS = (0.6, 0.2, 0.2)
+"""The shares of the training, validation and test split, as in the published folders."""
+
 
 @dataclass
 class Selection:
@@ -98,7 +101,7 @@ def select(
             sort_pairs(rows, len(items))
     if not temporal:
         table.times = None
-    parts = split(table, (0.6, 0.2, 0.2), 0 if temporal else seed)
+    parts = split(table, RATIOS, 0 if temporal else seed)
     train, valid, test = (Table(table.users[parts == part], table.items[parts == part]) for part in range(3))
     return Selection(train, valid, test, low, users, items, repeated, below, positives, core, core_users)
 

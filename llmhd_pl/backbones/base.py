@@ -12,16 +12,14 @@ from torchmetrics import MetricCollection
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
 from llmhd_pl.backbones.comparisons import compare
 from llmhd_pl.finite import FiniteCheck, check_parameters
-from llmhd_pl.metrics import NDCG, Recall, rank_hits
+from llmhd_pl.metrics import NDCG, Recall
 from llmhd_pl.processes import reduced
-from llmhd_pl.ranking import Top, hits_among, top_items, top_items_by_users
+from llmhd_pl.ranking import AT_ONCE, Top, hits_among, top_items, top_items_by_users
 from llmhd_pl.sample_weights import Batch, SampleWeights
 from llmhd_pl.training_data import training_interactions
 
 Objective = Literal["bpr", "bce", "softmax"]
 Negatives = Literal["uniform", "hardest", "shared", "in-batch"]
-AT_ONCE = 2**28
-"""The number of predictions that a ranking holds at once: 1 GiB of float32."""
 
 
 class Backbone(SampleWeights, CheckedCheckpoints, ABC):
@@ -226,29 +224,39 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self._evaluate(self.test_metrics, batch)
 
     def _evaluate(self, metrics: MetricCollection, batch: Batch) -> None:
+        metrics.update(*self.hits(batch))
+        for name, metric in metrics.items():
+            self.log(name, metric, prog_bar=name == "val/ndcg@10", batch_size=len(batch["user"]))
+
+    def hits(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rank the catalog for the users of an evaluation batch, and return which of the top K are relevant.
+
+        Args:
+            batch: The batch: ``user`` int64 [b], and ``seen`` and ``relevant``, (row, item) pairs, int64 [2, n].
+
+        Returns:
+            What ``hits_among`` returns. K is the largest of ``ks``.
+
+        Raises:
+            FloatingPointError: If predictions are not finite; see ``check_predictions``.
+        """
+        return hits_among(self._top(batch)[1], batch["relevant"], self.num_items)
+
+    def _top(self, batch: Batch) -> Top:
         users, k = batch["user"], self.ks[-1]
         if len(users) * self.num_items <= AT_ONCE:
-            found = rank_hits(self.rank(users), batch["seen"], batch["relevant"], k, self._where())
-        else:
-            _, items = self.top_of_many(users, batch["seen"], k)
-            found = hits_among(items, batch["relevant"], self.num_items)
-        metrics.update(*found)
-        for name, metric in metrics.items():
-            self.log(name, metric, prog_bar=name == "val/ndcg@10", batch_size=len(users))
+            return top_items(self.rank(users), batch["seen"], k, self._where())
+        return self.top_of_many(users, batch["seen"], k)
 
     def top_of_many(self, users: Tensor, seen: Tensor, k: int) -> Top:
         """Return the top K of a catalogue so large that the predictions of all users cannot be held at once.
 
-        The default ranks a few users at a time. A model whose prediction is a dot product overrides this by blocks of
-        items.
+        The default ranks a few users at a time. A model whose prediction is a dot product goes by blocks of items.
 
         Args:
             users: The users, int64 [n].
             seen: The (row, item) pairs to leave out, int64 [2, m].
             k: The length of the ranking.
-
-        Returns:
-            Predictions, [n, K], and their items, int64 [n, K], best first.
 
         Raises:
             FloatingPointError: If predictions are not finite; see ``check_predictions``.
@@ -256,7 +264,6 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         return top_items_by_users(self.rank, users, seen, k, max(AT_ONCE // self.num_items, 1), self._where())
 
     def _where(self) -> str:
-        """Return what a run is doing, for the beginning of a message."""
         return f"{self.trainer.state.stage}, epoch {self.current_epoch}, step {self.global_step}"
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -273,12 +280,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         Raises:
             FloatingPointError: If predictions are not finite; see ``check_predictions``.
         """
-        users, k = batch["user"], self.ks[-1]
-        if len(users) * self.num_items <= AT_ONCE:
-            values, items = top_items(self.rank(users), batch["seen"], k, self._where())
-        else:
-            values, items = self.top_of_many(users, batch["seen"], k)
-        return {"user": users, "item": items, "score": values}
+        values, items = self._top(batch)
+        return {"user": batch["user"], "item": items, "score": values}
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return Adam, in its fused version, which is 8 times faster on a CPU for embedding tables.

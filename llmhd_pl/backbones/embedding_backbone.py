@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llmhd_pl.backbones.base import AT_ONCE, Backbone, Negatives, Objective
+from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 from llmhd_pl.precision import at_least_float32
-from llmhd_pl.ranking import Top, top_items_by_blocks
+from llmhd_pl.ranking import AT_ONCE, Top, top_items_by_blocks
 from llmhd_pl.sample_weights import Batch
 
 Similarity = Literal["dot", "cosine"]

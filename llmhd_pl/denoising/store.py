@@ -67,6 +67,7 @@ class SampleStore:
         # The sampled item that the earlier epochs and the flags are about. Where another has taken its place, they are
         # forgotten when somebody asks: to forget them in every step would cost as much as the rest of the step.
         self._known_item = self.negative_item.clone()
+        self._outdated = False  # whether something may be left to forget
 
     @property
     def negative(self) -> Tensor:
@@ -81,12 +82,15 @@ class SampleStore:
         return self._false_negative_flags
 
     def _forget(self) -> None:
+        if not self._outdated:
+            return
         changed = self.negative_item != self._known_item
         for row in range(self.window):
             if row != self.epoch % self.window:
                 self._negative[row].masked_fill_(changed, torch.nan)
         self._false_negative_flags.masked_fill_(changed, 0)
         self._known_item.copy_(self.negative_item)
+        self._outdated = False
 
     def begin_epoch(self, epoch: int) -> None:
         """Make room for the predictions of an epoch; no-op if it was begun before, as in a resumed run."""
@@ -124,6 +128,7 @@ class SampleStore:
         # Nothing here waits for a GPU, as an index of booleans or the assignment of a number would.
         if negative is not None:
             self.negative_item.index_copy_(0, sample, negative.int())
+            self._outdated = True
             unknown = torch.full_like(positive_score, torch.nan) if negative_score is None else negative_score
             self._negative[row].index_copy_(0, sample, unknown.float())
         self.positive[row].index_copy_(0, sample, positive_score.float())

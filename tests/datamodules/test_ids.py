@@ -59,6 +59,24 @@ def test_lines_that_are_none(folder: Path, line: str, message: str) -> None:
     assert f"{path}, {message}" in str(error.value)
 
 
+@pytest.mark.parametrize(("mark", "ending"), [("\ufeff", ""), ("", "\r\n\n"), ("\ufeff", "\n \n")])
+def test_a_byte_order_mark_and_blank_last_lines(folder: Path, mark: str, ending: str) -> None:
+    lines = "\n".join(f'{{"user": {user}, "id": "{name}"}}' for user, name in enumerate("abc"))
+    (folder / "user_ids.jsonl").write_bytes((mark + lines + ending).encode())
+    assert load_ids(folder, "user", 3) == ["a", "b", "c"]
+
+
+def test_what_items_are_refused_for(folder: Path) -> None:
+    path = folder / "user_ids.jsonl"
+    path.write_text('{"user": 0, "id": "a", "id": "b"}\n')
+    with pytest.raises(ValueError, match=r"line 1: not JSON .the field 'id' occurs twice"):
+        load_ids(folder, "user", 1)
+    path.unlink()
+    path.symlink_to(folder / "nowhere")
+    with pytest.raises(ValueError, match="leads nowhere"):
+        load_ids(folder, "user", 1)
+
+
 def test_the_wrong_number_of_lines(folder: Path) -> None:
     write_ids(folder, "user", ["anna", "bob"])
     with pytest.raises(ValueError, match=r"user_ids.jsonl has 2 lines, but the matrices have 3 users. Write one line"):
