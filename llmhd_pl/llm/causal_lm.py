@@ -1,5 +1,6 @@
 """A Hugging Face causal language model that rates and writes: the hot path of ``QuantizedLLM``."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -10,6 +11,7 @@ import torch
 from llmhd_pl.llm.answer_paths import answer_paths, branches, common_length, expected_score, plain_ids
 from llmhd_pl.llm.chat_template import frame
 from llmhd_pl.llm.greedy import Batches, choose_batches, generate
+from llmhd_pl.llm.packed_rows import rows_of
 from llmhd_pl.llm.prompt_reader import Beginning, PromptReader
 from llmhd_pl.llm.token_batches import TokenBatches
 
@@ -71,13 +73,14 @@ class CausalLM(TokenBatches):
 
     @torch.inference_mode()
     def rate(self, groups: Sequence[tuple[str, Sequence[str]]]) -> Iterator[tuple[int, list[float], list[int]]]:
-        """Compute expected scores, one group of prompts with the same beginning at a time.
+        """Compute expected scores, of many groups of prompts with the same beginning at a time, or of one.
 
         Args:
             groups: The common beginning and the endings of each group.
 
         Yields:
-            The number of the group and, in the order of its endings, the scores and the tokens of the whole prompts.
+            The number of each group, in any order, and, in the order of its endings, the scores and the tokens of the
+            whole prompts.
         """
         if not groups:
             return
@@ -91,18 +94,63 @@ class CausalLM(TokenBatches):
             prompts = [(prefix, suffix) for prefix, rows in zip(prefixes, suffixes, strict=True) for suffix in rows]
             prefix, suffix = max(prompts, key=lambda prompt: sum(map(len, prompt)))
             self.reader.choose_way(prefix, suffix[: -len(tail)], tail, len(nodes))
+        tokens = [
+            [len(prefix) + len(suffix) for suffix in rows] for prefix, rows in zip(prefixes, suffixes, strict=True)
+        ]
+        if self.reader.way == "packed rows":
+            for index, scores in self._rate_packed(prefixes, suffixes, paths):
+                yield index, scores, tokens[index]
+            return
         common = common_length(prefixes)  # role and scale, the same for all users
         start = self.reader.read(prefixes[0][:common])
         for index, (prefix, rows) in enumerate(zip(prefixes, suffixes, strict=True)):
             beginning = self.reader.read(prefix[common:], start)
             rated = dict(self._of_rows(rows, len(prefix), partial(self._scores, beginning, paths)))
-            yield index, [rated[row] for row in range(len(rows))], [len(prefix) + len(suffix) for suffix in rows]
+            yield index, [rated[row] for row in range(len(rows))], tokens[index]
 
     def _scores(self, beginning: Beginning, paths: list[list[int]], suffixes: list[list[int]]) -> list[float]:
         scores: list[float] = expected_score(
             self.reader.logits(beginning, suffixes, len(branches(paths))), paths
         ).tolist()
         return scores
+
+    def _rate_packed(
+        self, prefixes: list[list[int]], suffixes: list[list[list[int]]], paths: list[list[int]]
+    ) -> Iterator[tuple[int, list[float]]]:
+        """Yield the number and the scores of each group, reading the groups many at a time."""
+        beginnings, endings = [len(prefix) for prefix in prefixes], [[*map(len, rows)] for rows in suffixes]
+        prompts = [(group, row) for group, rows in enumerate(suffixes) for row in range(len(rows))]
+
+        def rows(chosen: list[int]) -> Iterator[list[tuple[int, int]]]:
+            # No more than a batch may have, so that a row gets shorter when even one does not fit into memory.
+            most = min(self.reader.row_tokens, self.batch_tokens)
+            return rows_of((prompts[number] for number in chosen), beginnings, endings, most)
+
+        def choose(left: list[int]) -> list[int]:
+            taken = widest = 0
+            for number, row in enumerate(rows(left), 1):
+                group = row[0][0]
+                widest = max(widest, beginnings[group] + sum(endings[group][ending] for _, ending in row))
+                if taken and number * widest > self.batch_tokens:
+                    break
+                taken += len(row)
+            return left[:taken]
+
+        def work(chosen: list[int]) -> list[float]:
+            packed = [(prefixes[row[0][0]], [suffixes[group][ending] for group, ending in row]) for row in rows(chosen)]
+            scores: list[float] = expected_score(self.reader.packed(packed, len(branches(paths))), paths).tolist()
+            return scores
+
+        left = [len(rows) for rows in suffixes]
+        scores = [[math.nan] * count for count in left]
+        # The prompts of a group are equally long here, so that they stay together when the longest are read first.
+        lengths = [beginnings[group] + max(endings[group]) for group, _ in prompts]
+        for number, score in self.in_batches(lengths, choose, work):
+            group, ending = prompts[number]
+            scores[group][ending] = score
+            left[group] -= 1
+            if not left[group]:
+                yield group, scores[group]
 
     @torch.inference_mode()
     def complete(self, prompts: Sequence[str], max_new_tokens: int) -> Iterator[Completion]:

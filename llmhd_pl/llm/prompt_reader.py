@@ -10,13 +10,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from llmhd_pl.llm.packed_rows import PackedRows
 from llmhd_pl.llm.same_logits import is_exact, same_logits
 from llmhd_pl.llm.token_batches import is_out_of_memory, padded
 
-Way = Literal["shared prefix", "copied prefix", "whole prompts", "one by one"]
+Way = Literal["shared prefix", "packed rows", "copied prefix", "whole prompts", "one by one"]
 """How prompts are read, the cheapest way first. A beginning is read once, and its endings go on from what the model
-keeps of it, which stays one row or is copied for each ending; or it is read again for each ending, many prompts at a
-time or one at a time."""
+keeps of it, which stays one row; or they follow it in the same row; or they go on from copies of what the model keeps.
+Otherwise the beginning is read again for each ending, many prompts at a time or one at a time."""
+
+_PROMPTS_OF_A_ROW = 4
+"""The most tokens of a packed row, in prompts. Longer rows would hardly save more of the beginning, and attention grows
+with the square."""
 
 
 @dataclass(frozen=True)
@@ -44,22 +49,24 @@ class PromptReader:
     Attributes:
         way: How prompts are read; ``choose_way`` decides it.
         chosen: Whether it has been decided.
+        row_tokens: The most tokens of a packed row.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.way: Way = "whole prompts"
         self.chosen = False
+        self.row_tokens = 0
 
     def choose_way(self, prefix: list[int], ending: list[int], tail: list[int], positions: int) -> None:
         """Take the cheapest way that gives the logits of a plain forward pass of the whole prompt.
 
         A model may go on from a beginning wrongly without any error: it may ignore its state, or count positions from
-        the wrong place. So one prompt is read in every way, in a batch with a longer one, until a way is right.
+        the wrong place. So a long and a short prompt are read together in every way, until a way is right.
 
         Args:
             prefix: The tokens of a beginning. If there are none, nothing is decided.
-            ending: The tokens of an ending; the prompt that is compared has only the second half of them.
+            ending: The tokens of an ending; the short prompt has only the last of them.
             tail: The tokens that follow every ending.
             positions: How many tokens at the end of the prompt are compared.
 
@@ -68,9 +75,10 @@ class PromptReader:
         """
         if not prefix:
             return
-        pair = [[*ending[(len(ending) + 1) // 2 :], *tail], [*ending, *tail]]
-        whole = torch.tensor([[*prefix, *pair[0]]], device=self.model.device)
-        expected = self.model(input_ids=whole).logits[:, -positions:]
+        pair = [[*ending, *tail], [*ending[-1:], *tail]]
+        self.row_tokens = _PROMPTS_OF_A_ROW * (len(prefix) + len(pair[0]))
+        whole = [torch.tensor([[*prefix, *rest]], device=self.model.device) for rest in pair]
+        expected = torch.cat([self.model(input_ids=ids).logits[:, -positions:] for ids in whole])
         faults: list[str] = []
         for way in get_args(Way):
             self.way = way
@@ -87,7 +95,7 @@ class PromptReader:
         if self.way in ("whole prompts", "one by one"):
             warnings.warn(
                 f"{type(self.model).__name__} does not go on rightly from a beginning that it has read before "
-                f"({faults[1]}). So prompts are read {'whole' if self.way == 'whole prompts' else 'one by one'}, which "
+                f"({faults[2]}). So prompts are read {'whole' if self.way == 'whole prompts' else 'one by one'}, which "
                 "is exact, but takes longer.",
                 stacklevel=2,
             )
@@ -102,13 +110,23 @@ class PromptReader:
         try:
             half = len(prefix) // 2
             beginning = self.read(prefix[half:], self.read(prefix[:half]))
-            found = self.logits(beginning, pair, expected.shape[1])[:1]
-            fault = None if same_logits(found, expected, self.model) else "the answers would change"
+            before, compared = 0, 1
+            if self.way == "packed rows":
+                # A window shows in the ending that is the farthest from the beginning, or in a prompt longer than it.
+                before, compared = max(0, (self.row_tokens - len(prefix)) // len(pair[0]) - 1), len(pair)
+            found = self.logits(beginning, [*[pair[0]] * before, *pair], expected.shape[1])
+            both = zip(found[-compared:], expected[-compared:], strict=True)
+            same = [same_logits(one, other, self.model) for one, other in both]
+            fault = None if all(same) else "the answers would change"
         except Exception as error:  # there is no common error for what a model cannot do
             if is_out_of_memory(error):
+                shortest = len(prefix) + sum(map(len, pair))
+                if self.way == "packed rows" and self.row_tokens > shortest:
+                    self.row_tokens = max(shortest, self.row_tokens // 2)
+                    return self._fault(prefix, pair, expected)
                 if len(pair) == 1:
                     raise
-                return self._fault(prefix, pair[:1], expected)
+                return self._fault(prefix, pair[1:], expected[1:])
             fault = f"{type(error).__name__}: {error}"
         if sharing and fault is not None:
             shared_prefix.disable(self.model)
@@ -138,6 +156,8 @@ class PromptReader:
             endings: The tokens of the endings, each at least ``positions``.
             positions: The number of tokens.
         """
+        if self.way == "packed rows":
+            return self.packed([(beginning.ids, endings)], positions)
         if beginning.cache is None:
             prompts = [[*beginning.ids, *ending] for ending in endings]
             batches = [[prompt] for prompt in prompts] if self.way == "one by one" else [prompts]
@@ -148,6 +168,24 @@ class PromptReader:
         # Layers with a state have no batch_repeat_interleave.
         rows.reorder_cache(torch.zeros(len(endings), dtype=torch.int64, device=self.model.device))
         return last_logits(self.model, endings, positions, past_key_values=rows, use_cache=True)
+
+    def packed(self, rows: Sequence[tuple[list[int], Sequence[list[int]]]], positions: int) -> Tensor:
+        """Return the logits of the last tokens of each prompt in packed rows, [prompts, positions, vocabulary].
+
+        Args:
+            rows: The tokens of a beginning and of its endings each; the endings have at least ``positions``.
+            positions: The number of tokens.
+        """
+        batch, device = PackedRows(rows), self.model.device
+        row, column = batch.last(positions)
+        return _logits_at(
+            self.model,
+            batch.ids,
+            (row.to(device), column.to(device)),
+            attention_mask=batch.mask(self.model.dtype, device),
+            position_ids=batch.positions.to(device),
+            use_cache=False,
+        )
 
     def _shared(self, beginning: Beginning, endings: Sequence[list[int]], positions: int) -> Tensor:
         from llmhd_pl.llm.shared_prefix import SharedPrefix
@@ -165,8 +203,6 @@ class PromptReader:
 def last_logits(model: Any, rows: Sequence[list[int]], positions: int, **arguments: Any) -> Tensor:
     """Return the logits of the last tokens of each row, [rows, positions, vocabulary].
 
-    The vocabulary is large, so no other logits are computed if the model makes them all by its output layer.
-
     Args:
         model: A causal language model.
         rows: Token ids, each row at least ``positions``; shorter ones are padded behind.
@@ -177,9 +213,17 @@ def last_logits(model: Any, rows: Sequence[list[int]], positions: int, **argumen
     device = model.device
     row_of = torch.arange(len(rows), device=device)[:, None]
     place = (mask.sum(dim=1, keepdim=True) - positions + torch.arange(positions)).to(device)
-    with _picked(model.get_output_embeddings(), ids.shape, (row_of, place)):
-        logits: Tensor = model(input_ids=ids.to(device), **arguments).logits
-    return logits[row_of, place] if logits.shape[1] == ids.shape[1] else logits
+    return _logits_at(model, ids, (row_of, place), **arguments)
+
+
+def _logits_at(model: Any, ids: Tensor, places: tuple[Tensor, Tensor], **arguments: Any) -> Tensor:
+    """Return the logits at some places of token ids [rows, tokens]: their rows and columns, broadcast to any shape.
+
+    The vocabulary is large, so no other logits are computed if the model makes them all by its output layer.
+    """
+    with _picked(model.get_output_embeddings(), ids.shape, places):
+        logits: Tensor = model(input_ids=ids.to(model.device), **arguments).logits
+    return logits[places] if logits.shape[1] == ids.shape[1] else logits
 
 
 @contextmanager

@@ -14,6 +14,7 @@ import torch
 from test_causal_lm import make_tokenizer
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+from llmhd_pl.llm import shared_prefix
 from llmhd_pl.llm.answer_paths import answer_paths, branches, expected_score
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.greedy import Batches
@@ -75,16 +76,22 @@ SHARED_PREFIX: dict[str, dict[str, Any]] = {
     "qwen2_moe": {},
     "starcoder2": {"sliding_window": None},
 }
-COPIED_PREFIX: dict[str, dict[str, Any]] = {
-    **{name: {} for name in ("bloom", "cwm", "diffllama", "doge", "falcon", "falcon_h1", "gpt_neox_japanese")},
-    **{name: {} for name in ("jetmoe", "mistral", "ministral", "mpt", "nemotron", "stablelm")},
-    **{name: {} for name in ("modernbert-decoder", "vaultgemma", "olmo_hybrid")},
+# Without the way of a CPU, all of the above take this way, too.
+PACKED_ROWS: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("diffllama", "falcon", "gpt_neox_japanese", "jetmoe", "nemotron", "stablelm")},
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa", "youtu"), NO_GROUPS),
+    "codegen": {"rotary_dim": 8},
+    "gptj": {"rotary_dim": 8},
+    "minicpm3": NO_GROUPS | {"scale_emb": 1, "dim_model_base": 32},
+    "xglm": {"d_model": 32, "ffn_dim": 48, "attention_heads": 4, "num_layers": 2},
+}
+COPIED_PREFIX: dict[str, dict[str, Any]] = {
+    **{name: {} for name in ("bloom", "cwm", "doge", "falcon_h1", "mistral", "ministral", "mpt")},
+    **{name: {} for name in ("modernbert-decoder", "vaultgemma", "olmo_hybrid")},
     **{name: layers(SLIDING, FULL) for name in ("afmoe", "cohere2", "exaone4", "gemma2", "gemma3_text", "gpt_oss")},
     **{name: layers(SLIDING, FULL) for name in ("granite_swa", "laguna", "mellum", "mimo_v2_flash", "olmo3")},
     **{name: layers(LINEAR, FULL) for name in ("granitemoehybrid", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text")},
     "bailing_hybrid": {"layer_group_size": 2, "num_key_value_heads": 4},
-    "codegen": {"rotary_dim": 8},
     "gemma3n_text": {
         **layers(SLIDING, FULL, SLIDING, FULL),
         **{"num_kv_shared_layers": 2, "vocab_size_per_layer_input": len(TOKENIZER), "hidden_size_per_layer_input": 8},
@@ -96,7 +103,6 @@ COPIED_PREFIX: dict[str, dict[str, Any]] = {
         **{"num_global_key_value_heads": 2},
     },
     "gpt_neo": {"attention_types": [[["global", "local"], 1]], "window_size": 8},
-    "gptj": {"rotary_dim": 8},
     "kimi_linear": {
         **layers(LINEAR, FULL),
         **{"linear_head_dim": 8, "linear_num_heads": 4, "num_key_value_heads": 4, "q_lora_rank": None},
@@ -104,14 +110,12 @@ COPIED_PREFIX: dict[str, dict[str, Any]] = {
     "lfm2": layers("conv", FULL),
     "lfm2_moe": layers("conv", FULL) | {"num_dense_layers": 1},
     "llama4_text": {"attention_chunk_size": 16},
-    "minicpm3": NO_GROUPS | {"scale_emb": 1, "dim_model_base": 32},
     "mixtral/sliding": {},
     "nemotron_h": {"num_hidden_layers": 4, "layers_block_type": ["mamba", "attention", "moe", "mlp"]},
     "phi3/sliding": {},
     "qwen2/sliding": {"use_sliding_window": True, "max_window_layers": 1},
     "roberta/decoder": DECODER,
     "starcoder2/sliding": {},
-    "xglm": {"d_model": 32, "ffn_dim": 48, "attention_heads": 4, "num_layers": 2},
     "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
     "zaya": {"num_experts_per_tok": 1},
 }
@@ -146,6 +150,7 @@ NOT_CAUSAL: dict[str, dict[str, Any]] = {
 
 FAMILIES: dict[str, tuple[Way, dict[str, Any]]] = {
     **{name: ("shared prefix", options) for name, options in SHARED_PREFIX.items()},
+    **{name: ("packed rows", options) for name, options in PACKED_ROWS.items()},
     **{name: ("copied prefix", options) for name, options in COPIED_PREFIX.items()},
     **{name: ("whole prompts", options) for name, options in WHOLE_PROMPTS.items()},
 }
@@ -206,7 +211,7 @@ def test_scores_are_those_of_whole_prompts(family: Family) -> None:
     lm = family.lm
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        rated = [scores for _, scores, _ in lm.rate(GROUPS)]
+        rated = [scores for _, scores, _ in sorted(lm.rate(GROUPS))]
     whole = [[plain_score(lm, family.plain, beginning + ending) for ending in endings] for beginning, endings in GROUPS]
     for scores, expected in zip(rated, whole, strict=True):
         assert scores == pytest.approx(expected, abs=3e-5)
@@ -214,6 +219,17 @@ def test_scores_are_those_of_whole_prompts(family: Family) -> None:
     assert lm.reader.way == family.way
     told = [str(warning.message) for warning in caught if "does not go on rightly" in str(warning.message)]
     assert len(told) == (family.way == "whole prompts")
+
+
+@pytest.mark.parametrize("name", SHARED_PREFIX)
+def test_a_gpu_reads_many_users_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_prefix, "enable", lambda model: False)
+    model = make_model(name, SHARED_PREFIX[name])
+    lm = CausalLM(model, TOKENIZER)
+    rated = {group: scores for group, scores, _ in lm.rate(GROUPS)}
+    assert lm.reader.way == "packed rows"
+    for group, (beginning, endings) in enumerate(GROUPS):
+        assert rated[group] == pytest.approx([plain_score(lm, model, beginning + end) for end in endings], abs=3e-5)
 
 
 def test_completions_are_those_of_single_prompts(family: Family) -> None:

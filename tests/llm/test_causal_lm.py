@@ -102,7 +102,7 @@ def check_rates(lm: CausalLM, groups: list[tuple[str, list[str]]]) -> None:
         assert len(set(scores)) == len(scores)
         assert tokens == [len(ids) + tail for ids in whole]
         seen.append(index)
-    assert seen == list(range(len(groups)))
+    assert sorted(seen) == list(range(len(groups)))
 
 
 @pytest.mark.parametrize("one_token_ten", [True, False])
@@ -125,9 +125,52 @@ def test_any_number_of_key_heads(heads: int) -> None:
     assert lm.reader.way == "shared prefix"
 
 
-def test_elsewhere_each_row_has_the_prefix_of_its_own() -> None:
+@pytest.mark.parametrize("batch_tokens", [1, 60, 200, 100_000])
+def test_elsewhere_a_row_has_the_prompts_of_a_user(batch_tokens: int) -> None:
+    tokenizer = make_tokenizer(True)
+    lm = CausalLM(make_model(tokenizer, attn_implementation="eager"), tokenizer, batch_tokens)
+    check_rates(lm, GROUPS)
+    assert lm.reader.way == "packed rows"
+    shapes = []
+    lm.model.register_forward_pre_hook(
+        lambda module, inputs, given: shapes.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    list(lm.rate(GROUPS))
+    assert all(rows * width <= batch_tokens for rows, width in shapes if rows > 1)
+    if batch_tokens == 1:  # each prompt alone
+        assert [rows for rows, _ in shapes] == [1] * sum(len(endings) for _, endings in GROUPS)
+    if batch_tokens == 100_000:  # all users, one row each
+        assert [rows for rows, _ in shapes] == [len(GROUPS)]
+
+
+def test_packed_rows_get_shorter_when_memory_runs_out() -> None:
     tokenizer = make_tokenizer(True)
     lm = CausalLM(make_model(tokenizer, attn_implementation="eager"), tokenizer)
+    expected = sorted(lm.rate(GROUPS))
+    forward, sizes = lm.model.forward, []
+
+    def small_device(input_ids: torch.Tensor, **arguments: Any) -> Any:
+        sizes.append(input_ids.numel())
+        if input_ids.numel() > 45:
+            raise torch.OutOfMemoryError("no room")
+        return forward(input_ids=input_ids, **arguments)
+
+    lm.model.forward = small_device
+    for (_, scores, _), (_, wanted, _) in zip(sorted(lm.rate(GROUPS)), expected, strict=True):
+        assert scores == pytest.approx(wanted, abs=1e-5)
+    assert max(sizes) > 45 and lm.batch_tokens < 16384
+
+
+def test_where_no_row_can_be_packed_each_row_has_the_prefix_of_its_own() -> None:
+    tokenizer = make_tokenizer(True)
+    model = make_model(tokenizer, attn_implementation="eager")
+    forward = model.forward
+
+    def no_masks(attention_mask: Any = None, **arguments: Any) -> Any:
+        return forward(**arguments)
+
+    model.forward = no_masks  # type: ignore[method-assign]
+    lm = CausalLM(model, tokenizer)
     check_rates(lm, GROUPS)
     assert lm.reader.way == "copied prefix"
 
@@ -143,7 +186,7 @@ def test_a_model_that_hands_nothing_down_to_its_attention_is_noticed() -> None:
 
     model.forward = deaf  # type: ignore[method-assign]
     check_rates(lm, GROUPS)
-    assert lm.reader.way == "copied prefix"
+    assert lm.reader.way == "packed rows"
 
 
 def test_sliding_windows() -> None:
