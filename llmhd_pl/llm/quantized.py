@@ -26,6 +26,7 @@ from llmhd_pl.llm.pretrained import (
     model_digest,
 )
 from llmhd_pl.llm.prompts import T_LIKELIHOOD, T_SCORE, parse_profile, parse_score, parse_summary
+from llmhd_pl.llm.token_batches import tokens_that_fit
 
 
 class QuantizedLLM(LanguageModelScorer):
@@ -40,7 +41,8 @@ class QuantizedLLM(LanguageModelScorer):
         quantization: "nf4" (4 bit, double quantisation), "int8" or "none". What is quantised already is loaded as it
             is: see ``load_causal_lm``.
         device: Where the model runs. None takes CUDA if there is a device, otherwise the CPU.
-        batch_tokens: The tokens of a batch. The number halves when the device runs out of memory.
+        batch_tokens: The tokens of a batch. None takes what fits (``tokens_that_fit``). The number halves when the
+            device runs out of memory.
         prompts: See ``LanguageModelScorer`` for this argument and the following ones.
         scoring: "expected", "generate" or "likelihood".
         cache: The file of the answers.
@@ -64,7 +66,7 @@ class QuantizedLLM(LanguageModelScorer):
         revision: str = "main",
         quantization: Quantization = "nf4",
         device: str | None = None,
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         prompts: str = "neutral",
         scoring: Scoring = "expected",
         cache: str | None = None,
@@ -211,13 +213,16 @@ class QuantizedLLM(LanguageModelScorer):
     @cached_property
     def causal_lm(self) -> CausalLM:
         """The model with its tokenizer; loaded when this is first read."""
-        return CausalLM(self._load(), self._tokenizer, self.batch_tokens)
+        model = self._load()
+        return CausalLM(model, self._tokenizer, self.batch_tokens or tokens_that_fit(model))
 
     @cached_property
     def text_likelihood(self) -> TextLikelihood:
         """The model as ``scoring="likelihood"`` uses it, without a chat template; loaded when this is first read."""
         first = self._tokenizer.bos_token_id
-        return TextLikelihood(self._load(), self._token_ids, [] if first is None else [first], self.batch_tokens)
+        model = self._load()
+        batch_tokens = self.batch_tokens or tokens_that_fit(model)
+        return TextLikelihood(model, self._token_ids, [] if first is None else [first], batch_tokens)
 
     def _load(self) -> Any:
         return load_causal_lm(self.model, self.revision, self.quantization, self._device, self.dtype)

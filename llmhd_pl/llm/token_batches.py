@@ -2,7 +2,7 @@
 
 import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -61,6 +61,37 @@ class TokenBatches:
             torch.cuda.empty_cache()
             if torch.backends.mps.is_available():
                 torch.mps.empty_cache()
+
+
+def tokens_that_fit(model: Any) -> int:
+    """Return how many tokens a batch of a language model may have.
+
+    On a CPU these are 16,384. On a GPU they are what half of the free memory holds, at most 131,072: from there on a
+    batch gains nothing. A token takes its keys and values in all layers, which writing keeps, and the intermediate
+    results of one layer. Where this is too much, the batch that fails is halved.
+
+    Args:
+        model: A causal language model of transformers, on its device.
+    """
+    if model.device.type != "cuda":
+        return 16384
+    free, _ = torch.cuda.mem_get_info(model.device)
+    return max(1024, min(131_072, free // 2 // bytes_of_token(model.config.get_text_config(), model.dtype.itemsize)))
+
+
+def bytes_of_token(config: Any, itemsize: int) -> int:
+    """Return about how much memory a token takes in a language model.
+
+    Args:
+        config: The configuration of the model's text part.
+        itemsize: The bytes of a number.
+    """
+    hidden, heads = config.hidden_size, config.num_attention_heads
+    head = getattr(config, "head_dim", None) or hidden // heads
+    kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * head
+    width = getattr(config, "intermediate_size", None) or 4 * hidden
+    numbers: int = kept + 8 * hidden + 3 * width  # eight: a layer's input, norms, queries to values and their sum
+    return numbers * itemsize
 
 
 def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:

@@ -19,7 +19,7 @@ class EmbeddedJudge(QuantizedLLM):
 
     Args:
         quantization: See ``QuantizedLLM`` for this argument and the following ones.
-        batch_tokens: The tokens of a batch.
+        batch_tokens: The tokens of a batch; None takes what fits.
         scoring: "expected" or "generate".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.
@@ -30,7 +30,7 @@ class EmbeddedJudge(QuantizedLLM):
     def __init__(
         self,
         quantization: Quantization = "nf4",
-        batch_tokens: int = 16384,
+        batch_tokens: int | None = None,
         scoring: Scoring = "expected",
         cache: str | None = None,
         replay: bool = False,
