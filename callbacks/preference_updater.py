@@ -12,7 +12,7 @@ from llmhd_pl.callbacks.variance_pruning import VariancePruning
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.flags import flag
 from llmhd_pl.denoising.store import observed
-from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.items_by_user import ItemsByUser, of_users
 from llmhd_pl.llm.judgements import Judgements
 from llmhd_pl.processes import wait_for_all
 
@@ -88,7 +88,7 @@ class PreferenceUpdater(EpochEndCallback):
         self.judgements.write_preferences()
         wait_for_all(trainer)
         # The scorer has not been told what it did not answer: it is when the item is flagged next.
-        unanswered = ~torch.isin(epoch.users.cpu(), torch.tensor(sorted(revised), dtype=torch.int64))
+        unanswered = ~of_users(epoch.users.cpu(), revised)
         epoch.false_positive_flags[disliked & unanswered] -= 1
         epoch.false_negative_flags[liked & unanswered] -= 1
         counts = torch.tensor([int(disliked.sum()), int(liked.sum()), len(revised)], device=epoch.losses.device)

@@ -1,6 +1,6 @@
 """The items of each user, from two tensors of the same length."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -40,3 +40,16 @@ class ItemsByUser(Mapping[int, list[int]]):
 
     def __len__(self) -> int:
         return len(self._users)
+
+
+def of_users(users: Tensor, chosen: Iterable[int]) -> Tensor:
+    """Return which interactions belong to some users, bool [n].
+
+    Args:
+        users: The user of each interaction, int64 [n].
+        chosen: The users, all of whom have an interaction.
+    """
+    # A table takes a tenth of the time of torch.isin, which sorts.
+    table = torch.zeros(int(users.max()) + 1 if len(users) else 0, dtype=torch.bool, device=users.device)
+    table[torch.tensor(list(chosen), dtype=torch.int64, device=users.device)] = True
+    return table[users]

@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.items_by_user import ItemsByUser, of_users
 
 PAIRS = st.lists(st.tuples(st.integers(0, 6), st.integers(0, 9)), max_size=30)
 
@@ -17,3 +17,10 @@ def test_it_is_the_dictionary_of_a_plain_loop(pairs: list[tuple[int, int]]) -> N
     assert dict(found) == expected and len(found) == len(expected) and list(found) == sorted(expected)
     assert all((user in found) == (user in expected) for user in range(-1, 9))
     assert found.get(100, []) == []
+
+
+@given(st.lists(st.integers(0, 9)), st.data())
+def test_of_users_is_isin(users: list[int], data: st.DataObject) -> None:
+    chosen = data.draw(st.lists(st.sampled_from(users), unique=True)) if users else []
+    found = of_users(torch.tensor(users, dtype=torch.int64), chosen)
+    assert found.tolist() == [user in chosen for user in users]

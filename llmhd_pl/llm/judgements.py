@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from llmhd_pl.files import json_text, whole_file
-from llmhd_pl.items_by_user import ItemsByUser
+from llmhd_pl.items_by_user import ItemsByUser, of_users
 from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.consistency import SimilarItems
 from llmhd_pl.llm.preferences import Preferences
@@ -66,6 +66,7 @@ class Judgements:
         self._changed = torch.zeros(len(users), dtype=torch.bool)
         self._similar: SimilarItems | None = None
         self._titles: dict[int, str] = {}
+        self._json_titles: dict[int, str] = {}
         self._preferences_path: Path | None = None
         self._warned = False  # that the preferences could not be written
 
@@ -95,7 +96,7 @@ class Judgements:
             TypeError: If the scorer does not return a float32 tensor.
             ValueError: If it does not return one score from 1 to 10, or NaN, for each pair.
         """
-        self.summarize(epoch, users.unique().tolist())
+        self.summarize(epoch, torch.bincount(users).nonzero().flatten().tolist())
         scores = torch.full((len(users),), torch.nan)
         known = torch.isin(users, self.users[self._liked]) if self._labelled else slice(None)
         pairs = torch.stack([users, items], dim=1)[known]
@@ -162,14 +163,16 @@ class Judgements:
             {user: [self.title(item) for item in items] for user, items in group.items()} for group in (disliked, liked)
         ]
         self.preferences.update(epoch, "revision", new, *titles)
-        revised = torch.isin(self.users, torch.tensor(list(new), dtype=torch.int64))
+        revised = of_users(self.users, new)
         self._asked &= ~revised
         self._changed |= revised
         return set(new)
 
     def title(self, item: int) -> str:
         """Return what to call an item in a report."""
-        return item_title(self.texts[item], f"item {item}")
+        if item not in self._titles:
+            self._titles[item] = item_title(self.texts[item], f"item {item}")
+        return self._titles[item]
 
     def write_preferences(self, path: Path | None = None) -> None:
         """Write each preference and each change of it, with its cause, as JSON lines.
@@ -231,9 +234,9 @@ class Judgements:
             )
 
     def _title_as_json(self, item: int) -> str:
-        if item not in self._titles:
-            self._titles[item] = json_text(self.title(item))
-        return self._titles[item]
+        if item not in self._json_titles:
+            self._json_titles[item] = json_text(self.title(item))
+        return self._json_titles[item]
 
     @property
     def own(self) -> dict[str, Any]:
