@@ -82,7 +82,10 @@ PACKED_ROWS: dict[str, dict[str, Any]] = {
     **dict.fromkeys(("deepseek_v2", "deepseek_v3", "glm4_moe_lite", "glm_moe_dsa", "youtu"), NO_GROUPS),
     "codegen": {"rotary_dim": 8},
     "gptj": {"rotary_dim": 8},
+    # A window that is longer than the prompts, but not than a row of them.
+    "gemma2/long window": {**layers(SLIDING, FULL), "sliding_window": 64},
     "minicpm3": NO_GROUPS | {"scale_emb": 1, "dim_model_base": 32},
+    "mistral/long window": {"sliding_window": 64},
     "xglm": {"d_model": 32, "ffn_dim": 48, "attention_heads": 4, "num_layers": 2},
 }
 COPIED_PREFIX: dict[str, dict[str, Any]] = {
