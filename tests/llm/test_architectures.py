@@ -83,9 +83,9 @@ PACKED_ROWS: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 8},
     "gptj": {"rotary_dim": 8},
     # A window that is longer than the prompts, but not than a row of them.
-    "gemma2/long window": {**layers(SLIDING, FULL), "sliding_window": 64},
+    "gemma2/long window": {**layers(SLIDING, FULL), "sliding_window": 128},
     "minicpm3": NO_GROUPS | {"scale_emb": 1, "dim_model_base": 32},
-    "mistral/long window": {"sliding_window": 64},
+    "mistral/long window": {"sliding_window": 128},
     "xglm": {"d_model": 32, "ffn_dim": 48, "attention_heads": 4, "num_layers": 2},
 }
 COPIED_PREFIX: dict[str, dict[str, Any]] = {
