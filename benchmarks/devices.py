@@ -1,8 +1,9 @@
-"""The device that a benchmark runs on, and clocks that wait for it."""
+"""The device that a benchmark runs on, clocks that wait for it, and the memory of it."""
 
 import argparse
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -36,3 +37,11 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the largest memory so far, in bytes: of the tensors on a GPU, or what was resident of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # What getrusage says includes the process that began this one.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
