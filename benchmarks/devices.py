@@ -1,6 +1,7 @@
 """The device that a benchmark runs on, clocks that wait for it, and the memory of it."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,13 +15,15 @@ def add_accelerator(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_device(accelerator: str) -> torch.device:
-    """Return the device of an accelerator.
+    """Return the device of an accelerator. With "cpu", scorers that take a GPU where there is one find none.
 
     Raises:
         SystemExit: If the machine has none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--accelerator cuda: PyTorch finds no GPU here. Leave the option out to run on the CPU.")
+    if accelerator == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return torch.device(accelerator)
 
 

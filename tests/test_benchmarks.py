@@ -8,10 +8,26 @@ import pytest
 import torch
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))
+import devices
 import gpu
 import gpu_fits
 
 CPU = torch.device("cpu")
+NO_DEVICE = {"loading.py", "prepare.py", "llm_calls.py"}
+"""The benchmarks in which a device plays no part; docs/performance.md says why."""
+
+
+def test_benchmarks_take_an_accelerator_where_a_device_plays_a_part() -> None:
+    sources = {path.name: path.read_text() for path in Path(gpu.__file__).parent.glob("*.py")}
+    commands = {name: source for name, source in sources.items() if "ArgumentParser(" in source}
+    taken = ("add_accelerator(parser)", "chosen_device(")
+    assert {name for name, source in commands.items() if not all(part in source for part in taken)} == NO_DEVICE
+
+
+def test_an_accelerator_that_there_is_not_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SystemExit, match="PyTorch finds no GPU here"):
+        devices.chosen_device("cuda")
 
 
 def fails(device: torch.device) -> str:
@@ -23,6 +39,7 @@ def test_a_failing_check_is_shown_and_the_others_still_run(
 ) -> None:
     checks = [gpu.Check("one", fails), gpu.Check("two", str), gpu.Check("three", str, 1), gpu.Check("four", str, 2)]
     monkeypatch.setattr(gpu, "set_up", lambda: None)  # which is for a process of its own
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # for it to be as it was afterwards
     for chosen, status in ((checks, 1), (checks[1:], 0)):
         monkeypatch.setattr(gpu, "all_checks", lambda millions, chosen=chosen: chosen)
         monkeypatch.setattr(sys, "argv", ["gpu.py", "--accelerator", "cpu"])
@@ -32,7 +49,7 @@ def test_a_failing_check_is_shown_and_the_others_still_run(
         shown = capsys.readouterr().out
         assert ("AssertionError: too far apart: [1]" in shown) == (status == 1)
         rows = [re.sub(r"\W+", " ", line).strip() for line in shown.splitlines()]
-        assert rows[-5:-2] == ["two ok cpu", "three skipped needs a GPU", "four skipped needs two GPUs"]
+        assert rows[-6:-3] == ["two ok cpu", "three skipped needs a GPU", "four skipped needs two GPUs"]
 
 
 def test_checks_pass_on_the_cpu() -> None:
