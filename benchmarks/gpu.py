@@ -21,20 +21,7 @@ from typing import NamedTuple
 
 import torch
 from devices import add_accelerator, chosen_device, timed
-from gpu_fits import (
-    BACKBONES,
-    DENOISERS,
-    LOSS,
-    NDCG,
-    PRECISIONS,
-    ROUNDED_LOSS,
-    ROUNDED_NDCG,
-    as_on_the_cpu,
-    in_precision,
-    never_waits,
-    on_two,
-    resumed,
-)
+from gpu_fits import BACKBONES, DENOISERS, LIMITS, PRECISIONS, as_on_the_cpu, in_precision, never_waits, on_two, resumed
 from memory import GIB, STEPS, measure_apart
 from rich.console import Console
 from rich.markup import escape
@@ -253,10 +240,7 @@ def run(checks: Sequence[Check], device: torch.device) -> bool:
         Whether none has failed.
     """
     gpus = torch.cuda.device_count() if device.type == "cuda" else 0
-    limits = (
-        f"Losses may be {LOSS:.1%} from the CPU's and NDCG@10 {NDCG}; in 16 bits {ROUNDED_LOSS:.0%} and {ROUNDED_NDCG}."
-    )
-    table = Table("check", "outcome", "what was found", title=f"benchmarks/gpu.py on {device}", caption=limits)
+    table = Table("check", "outcome", "what was found", title=f"benchmarks/gpu.py on {device}", caption=LIMITS)
     failed = 0
     for check in checks:
         if gpus < check.gpus:

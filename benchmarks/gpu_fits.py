@@ -20,6 +20,9 @@ LOSS, NDCG = 1e-3, 0.01
 """How far the training loss, relative, and NDCG@10 may be from the CPU's. The same seed in float64 differs by 1e-5."""
 ROUNDED_LOSS, ROUNDED_NDCG = 0.03, 0.03
 """The same in 16 bits. On a CPU, NGCF in bfloat16 differs by half of it."""
+LIMITS = (
+    f"The loss may be {LOSS:.1%} from the CPU's and NDCG@10 {NDCG}; in 16 bits {ROUNDED_LOSS:.0%} and {ROUNDED_NDCG}."
+)
 WEIGHTS = 1e-3
 """How far the embeddings of two processes may be from those of one."""
 CHECKED = 16
