@@ -12,6 +12,7 @@ import resource
 from time import perf_counter
 
 import numpy as np
+from devices import add_accelerator, chosen_device
 
 from llmhd_pl import EncoderScorer, LexicalScorer, Scorer
 from llmhd_pl.audit import audit
@@ -48,7 +49,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--interactions", type=int, default=1_000_000)
     parser.add_argument("--model", help="a sentence encoder, which is aligned; by default LexicalScorer judges")
+    add_accelerator(parser)
     options = parser.parse_args()
+    device = chosen_device(options.accelerator)
     users, items, texts = interactions(options.interactions)
     scorer: Scorer = LexicalScorer()
     if options.model is not None:
@@ -65,8 +68,9 @@ def main() -> None:
     seconds = perf_counter() - start
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(
-        f"{type(scorer).__name__}, {len(users):,} interactions, {len(np.unique(users)):,} users, {len(texts):,} items: "
-        f"{found.share.size:,} judged in {seconds:.0f} s, embedding {embedding:.0f} s, {memory:.1f} GB"
+        f"{type(scorer).__name__} on {device}, {len(users):,} interactions, {len(np.unique(users)):,} users, "
+        f"{len(texts):,} items: {found.share.size:,} judged in {seconds:.0f} s, embedding {embedding:.0f} s, "
+        f"{memory:.1f} GB"
     )
 
 

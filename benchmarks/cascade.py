@@ -12,6 +12,7 @@ about once, whatever the number of shares: the answers are kept in ``--cache``.
 import argparse
 
 import torch
+from devices import add_accelerator, chosen_device
 from torch import Tensor
 
 from llmhd_pl.datamodules import Yelp
@@ -40,7 +41,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=200, help="true pairs, and as many injected ones")
     parser.add_argument("--history_tokens", type=int, default=256)
     parser.add_argument("--cache", default="runs/cascade.sqlite")
+    add_accelerator(parser)
     arguments = parser.parse_args()
+    device = chosen_device(arguments.accelerator)
     data = Yelp(arguments.data_dir, noise_ratio=0.2)
     data.setup()
     train = torch.stack([data.train_users, data.train_items], dim=1)
@@ -64,7 +67,8 @@ def main() -> None:
     both.prepare(data.interactions.items, train)
     preferences = both.summarize(ItemsByUser(data.train_users, data.train_items))
     opinions, seconds = first.score(preferences, pairs), second.score(preferences, pairs)
-    print(f"second judge alone: AUC {auc(seconds[true], seconds[~true]):.3f}, right {right(seconds, true):.3f}\n")
+    print(f"{device}; second judge alone: AUC {auc(seconds[true], seconds[~true]):.3f},", end=" ")
+    print(f"right {right(seconds, true):.3f}\n")
     print("| share asked | pairs asked | AUC, nearest | AUC, random | right, nearest | right, random |")
     print("|---|---|---|---|---|---|")
     both.share = 1.0

@@ -1,8 +1,10 @@
-"""The device that a benchmark runs on, and clocks that wait for it."""
+"""The device that a benchmark runs on, clocks that wait for it, and the memory of it."""
 
 import argparse
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 
@@ -13,13 +15,15 @@ def add_accelerator(parser: argparse.ArgumentParser) -> None:
 
 
 def chosen_device(accelerator: str) -> torch.device:
-    """Return the device of an accelerator.
+    """Return the device of an accelerator. With "cpu", scorers that take a GPU where there is one find none.
 
     Raises:
         SystemExit: If the machine has none.
     """
     if accelerator == "cuda" and not torch.cuda.is_available():
         raise SystemExit("--accelerator cuda: PyTorch finds no GPU here. Leave the option out to run on the CPU.")
+    if accelerator == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     return torch.device(accelerator)
 
 
@@ -36,3 +40,11 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
     work()
     synchronize(device)
     return time.perf_counter() - start
+
+
+def peak_memory(device: torch.device) -> int:
+    """Return the largest memory so far, in bytes: of the tensors on a GPU, or what was resident of the process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    # What getrusage says includes the process that began this one.
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024

@@ -22,6 +22,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from devices import add_accelerator, chosen_device, synchronize, timed
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich.console import Console
 from rich.table import Table
@@ -41,7 +42,7 @@ class LGConvLightGCN(LightGCN):
         """Keep the edges, both int64 [n], as an edge_index."""
         super().set_graph(users, items)
         edges = torch.stack([users, items + self.num_users])
-        self.edge_index = torch.cat([edges, edges.flip(0)], dim=1)
+        self.register_buffer("edge_index", torch.cat([edges, edges.flip(0)], dim=1), persistent=False)
         self.convolution = LGConv()
 
     def final_embeddings(self) -> Tensor:
@@ -58,18 +59,21 @@ class EpochTimer(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
+        synchronize(pl_module.device)
         self._start = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop the clock."""
+        synchronize(pl_module.device)
         self.seconds = time.perf_counter() - self._start
 
 
-def trainer_epoch(model: Backbone, data: Yelp) -> float:
+def trainer_epoch(model: Backbone, data: Yelp, device: torch.device) -> float:
     """Return the seconds of one epoch under the Trainer, with the progress bar, as a user runs it."""
     timer = EpochTimer()
     trainer = Trainer(
-        accelerator="cpu",
+        accelerator=device.type,
+        devices=1,
         max_epochs=1,
         limit_val_batches=0,
         logger=False,
@@ -81,21 +85,25 @@ def trainer_epoch(model: Backbone, data: Yelp) -> float:
     return timer.seconds
 
 
-def bare_epoch(model: LightGCN, data: Yelp) -> float:
+def bare_epoch(model: LightGCN, data: Yelp, device: torch.device) -> float:
     """Return the seconds of the same operations in a plain loop."""
+    model.to(device)  # from where the Trainer takes it back to the CPU
     optimizer = model.configure_optimizers()
-    start = time.perf_counter()
-    for batch in TrainBatches(data, lambda: 0):
-        items = torch.cat([batch["positive"], batch["negative"]])
-        positive, negative = model.score(batch["user"].repeat(2), items).chunk(2)
-        loss = bpr_loss(positive, negative).mean() + model.l2 / 2 * model.squared_norms(batch).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-    return time.perf_counter() - start
+
+    def loop() -> None:
+        for batch in TrainBatches(data, lambda: 0):
+            batch = {name: part.to(device, non_blocking=True) for name, part in batch.items()}
+            items = torch.cat([batch["positive"], batch["negative"]])
+            positive, negative = model.score(batch["user"].repeat(2), items).chunk(2)
+            loss = bpr_loss(positive, negative).mean() + model.l2 / 2 * model.squared_norms(batch).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+
+    return timed(loop, device)
 
 
-def time_backbones(data: Yelp, rounds: int) -> None:
+def time_backbones(data: Yelp, rounds: int, device: torch.device) -> None:
     """Print the seconds per epoch of every backbone."""
     sizes = data.num_users, data.num_items
     backbones: dict[str, Backbone] = {
@@ -108,10 +116,10 @@ def time_backbones(data: Yelp, rounds: int) -> None:
         "NCL": NCL(*sizes, num_layers=2, warm_up_epochs=0),
         "RGCF": RGCF(*sizes, num_layers=2),
     }
-    show_times({name: (model, data) for name, model in backbones.items()}, rounds, "--backbones")
+    show_times({name: (model, data) for name, model in backbones.items()}, rounds, device, "--backbones")
 
 
-def time_objectives(data: Yelp, rounds: int) -> None:
+def time_objectives(data: Yelp, rounds: int, device: torch.device) -> None:
     """Print the seconds per epoch of every objective."""
     several = Yelp(str(data.data_dir), num_negatives=4)
     several.setup("fit")
@@ -128,16 +136,16 @@ def time_objectives(data: Yelp, rounds: int) -> None:
         for name, (batches, arguments) in choices.items():
             model: Backbone = backbone(data.num_users, data.num_items, **arguments)
             fits[f"{backbone.__name__}, {name}"] = (model, batches)
-    show_times(fits, rounds, "--objectives")
+    show_times(fits, rounds, device, "--objectives")
 
 
-def show_times(fits: dict[str, tuple[Backbone, Yelp]], rounds: int, option: str) -> None:
+def show_times(fits: dict[str, tuple[Backbone, Yelp]], rounds: int, device: torch.device, option: str) -> None:
     """Let models take turns with an epoch each, and print their seconds."""
     seconds: dict[str, list[float]] = {name: [] for name in fits}
     for _ in range(rounds):
         for name, (model, batches) in fits.items():
-            seconds[name].append(trainer_epoch(model, batches))
-    title = f"benchmarks/epoch.py {option}"
+            seconds[name].append(trainer_epoch(model, batches, device))
+    title = f"benchmarks/epoch.py {option} on {device}"
     table = Table("Yelp, batch 1024", "seconds per epoch: median", "min", "max", title=title)
     for name, times in seconds.items():
         table.add_row(name, *(f"{value:.2f}" for value in (median(times), min(times), max(times))))
@@ -152,33 +160,35 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is timed")
     parser.add_argument("--backbones", action="store_true", help="time every backbone instead")
     parser.add_argument("--objectives", action="store_true", help="time every objective instead")
+    add_accelerator(parser)
     arguments = parser.parse_args()
+    device = chosen_device(arguments.accelerator)
     keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir)
     data.setup()
     if arguments.backbones:
-        time_backbones(data, arguments.rounds)
+        time_backbones(data, arguments.rounds, device)
         return
     if arguments.objectives:
-        time_objectives(data, arguments.rounds)
+        time_objectives(data, arguments.rounds, device)
         return
     ours = LightGCN(data.num_users, data.num_items)
     theirs = LGConvLightGCN(data.num_users, data.num_items)
     for model in (ours, theirs):
         model.set_graph(data.train_users, data.train_items)
-    bare_epoch(ours, data)  # warm-up
+    bare_epoch(ours, data, device)  # warm-up
     seconds: dict[str, list[float]] = {"ours": [], "bare loop": [], "LGConv": []}
     for _ in range(arguments.rounds):
         for _ in range(3):
-            seconds["ours"].append(trainer_epoch(ours, data))
-            seconds["bare loop"].append(bare_epoch(ours, data))
-        seconds["LGConv"].append(trainer_epoch(theirs, data))
+            seconds["ours"].append(trainer_epoch(ours, data, device))
+            seconds["bare loop"].append(bare_epoch(ours, data, device))
+        seconds["LGConv"].append(trainer_epoch(theirs, data, device))
     table = Table("LightGCN on Yelp", "seconds per epoch: median", "min", "max", "of ours", title="benchmarks/epoch.py")
     for name, times in seconds.items():
         ratio = median(times) / median(seconds["ours"])
         table.add_row(name, *(f"{value:.2f}" for value in (median(times), min(times), max(times))), f"{ratio:.2f}x")
     Console().print(table)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     print(f"ours is {median(seconds['LGConv']) / median(seconds['ours']):.1f}x faster than LGConv (wanted: 15x)")
     print(
         f"and takes {median(seconds['ours']) / median(seconds['bare loop']):.2f}x the bare loop (wanted: at most 1.3x)"

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from devices import add_accelerator, chosen_device
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -159,7 +160,9 @@ def main() -> None:
     parser.add_argument("--noise_ratio", type=float, default=0.2)
     parser.add_argument("--cache_dir", help="keep the embeddings here; later runs then show no times for them")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    add_accelerator(parser)
     options = parser.parse_args()
+    device = chosen_device(options.accelerator)
     rows: list[list[str]] = []
     ratios = []
     with tempfile.TemporaryDirectory() as temporary:
@@ -198,7 +201,7 @@ def main() -> None:
         for row in rows:
             table.add_row(*row)
         Console(width=180).print(table)
-    print("\n".join([*ratios, f"{torch.get_num_threads()} threads, torch {torch.__version__}"]))
+    print("\n".join([*ratios, f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}"]))
 
 
 if __name__ == "__main__":

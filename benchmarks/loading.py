@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from devices import peak_memory
 from rich.console import Console
 from rich.table import Table
 
@@ -46,21 +47,17 @@ def write(path: Path, rows: int, users: int, items: int) -> None:
         pd.DataFrame(table).to_csv(path, sep="\t", header=False, index=False, mode="a")
 
 
-def peak() -> int:
-    """Return the largest resident memory so far, in bytes. What getrusage says includes the process that began this."""
-    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) * 1024
-
-
 def measure(folder: str, split: str) -> dict[str, float]:
     """Load the file in a folder and return the seconds, the peak in bytes, and what was loaded."""
     data = AtomicFiles(folder, rating_threshold=2, k_core=5, split="temporal" if split == "temporal" else "random")
-    base = peak()
+    cpu = torch.device("cpu")
+    base = peak_memory(cpu)
     start = time.perf_counter()
     interactions = data.load()
     seconds = time.perf_counter() - start
     return {
         "seconds": seconds,
-        "peak": peak() - base,
+        "peak": peak_memory(cpu) - base,
         "interactions": len(interactions.train) + len(interactions.valid) + len(interactions.test),
         "users": interactions.num_users,
         "items": interactions.num_items,

@@ -11,7 +11,6 @@ bar, RecBole's under its own trainer. The evaluation is Recall and NDCG at 10 ov
 import argparse
 import logging
 import tempfile
-import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from devices import add_accelerator, chosen_device, timed
 from epoch import trainer_epoch
 from pytorch_lightning import Trainer
 from rich.console import Console
@@ -51,13 +51,13 @@ def ours(data: Yelp) -> dict[str, Backbone]:
     }
 
 
-def our_epoch(model: Backbone, data: Yelp) -> tuple[float, float]:
+def our_epoch(model: Backbone, data: Yelp, device: torch.device) -> tuple[float, float]:
     """Return the seconds of an epoch, and of a validation."""
-    trained = trainer_epoch(model, data)
-    validating = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_model_summary=False)
-    start = time.perf_counter()
-    validating.validate(model, data, verbose=False)
-    return trained, time.perf_counter() - start
+    trained = trainer_epoch(model, data, device)
+    validating = Trainer(
+        accelerator=device.type, devices=1, logger=False, enable_checkpointing=False, enable_model_summary=False
+    )
+    return trained, timed(lambda: validating.validate(model, data, verbose=False), device)
 
 
 def compared(name: str, ours: list[float], theirs: list[float]) -> tuple[str, ...]:
@@ -76,7 +76,7 @@ def write_atomic(data: Yelp, folder: Path) -> None:
         (folder / "yelp" / f"yelp.{name}.inter").write_text("\n".join(lines) + "\n")
 
 
-def their_epoch(name: str, folder: Path) -> Callable[[], tuple[float, float]]:
+def their_epoch(name: str, folder: Path, device: torch.device) -> Callable[[], tuple[float, float]]:
     """Return what trains RecBole's model for an epoch, evaluates it, and returns the seconds of both."""
     # RecBole 1.2.1 is older than NumPy 2 and SciPy 1.13, which have these under other names.
     for old, new in (("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
@@ -101,7 +101,7 @@ def their_epoch(name: str, folder: Path) -> Callable[[], tuple[float, float]]:
             "topk": [10],
             "valid_metric": "NDCG@10",
             "eval_args": {"group_by": "user", "order": "RO", "mode": "full"},
-            "use_gpu": False,
+            "use_gpu": device.type == "cuda",
             "show_progress": False,
             "checkpoint_dir": str(folder / "saved"),
             **settings,
@@ -117,12 +117,8 @@ def their_epoch(name: str, folder: Path) -> Callable[[], tuple[float, float]]:
     epochs = iter(range(1000))
 
     def run() -> tuple[float, float]:
-        start = time.perf_counter()
-        trainer._train_epoch(train, next(epochs), show_progress=False)
-        trained = time.perf_counter() - start
-        start = time.perf_counter()
-        trainer.evaluate(valid, load_best_model=False, show_progress=False)
-        return trained, time.perf_counter() - start
+        trained = timed(lambda: trainer._train_epoch(train, next(epochs), show_progress=False), device)
+        return trained, timed(lambda: trainer.evaluate(valid, load_best_model=False, show_progress=False), device)
 
     return run
 
@@ -134,7 +130,9 @@ def main() -> None:
     parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
     parser.add_argument("--rounds", type=int, default=3, help="the epochs of each that are counted")
     parser.add_argument("--models", nargs="+", default=list(PEERS), choices=PEERS)
+    add_accelerator(parser)
     arguments = parser.parse_args()
+    device = chosen_device(arguments.accelerator)
     keep_freed_memory()  # as the command line does
     data = Yelp(arguments.data_dir)
     data.setup()
@@ -144,17 +142,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write_atomic(data, Path(folder))
         for name in arguments.models:
-            theirs = their_epoch(name, Path(folder))
+            theirs = their_epoch(name, Path(folder), device)
             times: tuple[list[float], list[float]] = [], []
             for round_ in range(arguments.rounds + 1):
-                for number, (trained, evaluated) in enumerate((our_epoch(models[name], data), theirs())):
+                for number, (trained, evaluated) in enumerate((our_epoch(models[name], data, device), theirs())):
                     if round_ > 0:
                         times[number].append(trained)
                         evaluations[number].append(evaluated)
             table.add_row(*compared(f"{name}, an epoch", *times))
     table.add_row(*compared("evaluation of the validation split", *evaluations))
     Console().print(table)
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"{device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
 
 
 if __name__ == "__main__":

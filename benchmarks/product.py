@@ -6,12 +6,12 @@ Both compute the mean of E, A E and A A E for embeddings E, [users + items, 64].
 """
 
 import argparse
-import time
 import warnings
 from collections.abc import Callable
 from statistics import median
 
 import torch
+from devices import add_accelerator, chosen_device, timed
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -27,17 +27,21 @@ def main() -> None:
     """Print both times, their ratio, and the largest difference of the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data_dir", default="data/yelp", help="folder with Yelp in RLMRec's layout")
-    data = Yelp(parser.parse_args().data_dir, noise_ratio=0.2)
+    add_accelerator(parser)
+    arguments = parser.parse_args()
+    device = chosen_device(arguments.accelerator)
+    data = Yelp(arguments.data_dir, noise_ratio=0.2)
     data.prepare_data()
     data.setup("fit")
     keep_freed_memory()
-    crow, col, val = symmetric_normalization(data.train_users, data.train_items, data.num_users, data.num_items)
+    edges = data.train_users.to(device), data.train_items.to(device)
+    crow, col, val = symmetric_normalization(*edges, num_users=data.num_users, num_items=data.num_items)
     nodes = data.num_users + data.num_items
     graph = SymmetricAdjacency(crow, col, val)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         matrix = torch.sparse_csr_tensor(crow, col, val, (nodes, nodes), check_invariants=False)
-    x, third = torch.randn(nodes, DIM), 1 / 3
+    x, third = torch.randn(nodes, DIM).to(device), 1 / 3
 
     def ours() -> Tensor:
         return graph.layer_sum(x, [third] * 3)
@@ -50,16 +54,15 @@ def main() -> None:
     with torch.inference_mode():
         for _ in range(ROUNDS):
             for name, layers in ways.items():
-                start = time.perf_counter()
-                layers()
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(timed(layers, device))
         apart = (ours() - csr()).abs().max().item()
     table = Table(f"{len(col):,} entries", "ms: median", "min", "max", title="benchmarks/product.py")
     for name, times in seconds.items():
         table.add_row(name, *(f"{1000 * value:.2f}" for value in (median(times), min(times), max(times))))
     Console().print(table)
     ratio = median(seconds["PyTorch's CSR"]) / median(seconds["ours"])
-    print(f"{torch.get_num_threads()} threads; ours is {ratio:.1f}x faster; the results differ by at most {apart:.1e}")
+    print(f"{device}, {torch.get_num_threads()} threads; ours is {ratio:.1f}x faster;", end=" ")
+    print(f"the results differ by at most {apart:.1e}")
 
 
 if __name__ == "__main__":

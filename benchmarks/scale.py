@@ -5,9 +5,10 @@
 A size of 10 million interactions has 1 million users and 500 thousand items; other sizes are in proportion. Everything
 is generated, with fixed seeds. Seconds are CPU time, which other work on the machine disturbs less than the clock; with
 one thread the two are the same on an idle machine. *Peak* is the largest resident memory while the part works, with the
-data that it works on, less what Python and the libraries had taken before. The growth is how many times as long the
-largest size takes as the smallest, for each interaction, or for a step or a ranked user, for each user and item: 1 is
-linear. The last column is ten times the largest size.
+data that it works on, less what Python and the libraries had taken before. On a GPU, seconds are those of the clock and
+the peak is that of the tensors; loading, numbering and cutting batches are always the CPU's. The growth is how many
+times as long the largest size takes as the smallest, for each interaction, or for a step or a ranked user, for each
+user and item: 1 is linear. The last column is ten times the largest size.
 """
 
 import argparse
@@ -25,6 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from devices import add_accelerator, chosen_device, peak_memory, timed
 from rich.console import Console
 from rich.table import Table
 
@@ -99,7 +101,7 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5")
 
 
-def load(rows: int, folder: str) -> Callable[[], object]:
+def load(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Read a Parquet file with ratings and times, and cut it at two times, the same for all users."""
     data = TableData(
         Path(folder, f"{rows}.parquet"),
@@ -112,29 +114,30 @@ def load(rows: int, folder: str) -> Callable[[], object]:
     return data.load
 
 
-def number(rows: int, folder: str) -> Callable[[], object]:
+def number(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Number the samples and prepare the negatives."""
     data = Generated(rows)
     assert data.interactions
     return data.setup
 
 
-def batches(rows: int, folder: str) -> Callable[[], object]:
+def batches(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Draw the negatives of an epoch, and cut its batches."""
     data = Generated(rows)
     data.setup()
     return lambda: sum(len(batch["user"]) for batch in TrainBatches(data, lambda: 0))
 
 
-def step(rows: int, folder: str) -> Callable[[], object]:
+def step(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Take steps of matrix factorisation with 64 dimensions, with Adam, whose moments are there already."""
     users, items = sizes(rows)
-    model = MF(users, items)
+    model = MF(users, items).to(device)
     optimizer = model.configure_optimizers()
     generator = torch.Generator().manual_seed(0)
 
     def one() -> None:
-        user, positive, negative = (torch.randint(n, (BATCH,), generator=generator) for n in (users, items, items))
+        drawn = [torch.randint(n, (BATCH,), generator=generator) for n in (users, items, items)]
+        user, positive, negative = (part.to(device) for part in drawn)
         batch = {"user": user, "positive": positive, "negative": negative}
         difference = model.score(user, positive) - model.score(user, negative)
         loss = -torch.nn.functional.logsigmoid(difference).mean() + model.l2 / 2 * model.squared_norms(batch).mean()
@@ -150,12 +153,12 @@ def step(rows: int, folder: str) -> Callable[[], object]:
     return some
 
 
-def rank(rows: int, folder: str) -> Callable[[], object]:
+def rank(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Rank all items for some users, by blocks of items; what all users have seen is at hand."""
     data = Generated(rows)
     data.setup()
-    model = MF(data.num_users, data.num_items)
-    batch = next(iter(data.val_dataloader()))
+    model = MF(data.num_users, data.num_items).to(device)
+    batch = {name: part.to(device) for name, part in next(iter(data.val_dataloader())).items()}
     model._where = lambda: "Ranking"  # type: ignore[method-assign]
 
     def ranked() -> object:
@@ -165,14 +168,15 @@ def rank(rows: int, folder: str) -> Callable[[], object]:
     return ranked
 
 
-def record(rows: int, folder: str) -> Callable[[], object]:
+def record(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Make the state of all samples, and record an epoch's batches in it."""
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(rows, generator=generator)
     values, negative = torch.rand(BATCH, generator=generator), torch.randint(rows // 20, (BATCH,), generator=generator)
+    order, values, negative = order.to(device), values.to(device), negative.to(device)
 
     def recorded() -> object:
-        store = SampleStore(rows, WINDOW)
+        store = SampleStore(rows, WINDOW, device=device)
         store.begin_epoch(0)
         for sample in order.split(BATCH):
             some = values[: len(sample)]
@@ -182,10 +186,10 @@ def record(rows: int, folder: str) -> Callable[[], object]:
     return recorded
 
 
-def select(rows: int, folder: str) -> Callable[[], object]:
+def select(rows: int, folder: str, device: torch.device) -> Callable[[], object]:
     """Find the noise set, the variances, the candidates and the flags at the end of an epoch."""
-    generator = torch.Generator().manual_seed(0)
-    store = SampleStore(rows, WINDOW)
+    generator = torch.Generator(device).manual_seed(0)
+    store = SampleStore(rows, WINDOW, device=device)
     for row in range(WINDOW):
         store.begin_epoch(row)
         store.positive[row].normal_(generator=generator)
@@ -201,7 +205,7 @@ def select(rows: int, folder: str) -> Callable[[], object]:
     return selected
 
 
-PARTS: dict[str, tuple[Callable[[int, str], Callable[[], object]], str]] = {
+PARTS: dict[str, tuple[Callable[[int, str, torch.device], Callable[[], object]], str]] = {
     "load": (load, "TableData from Parquet"),
     "number": (number, "numbering the samples"),
     "batches": (batches, "an epoch's batches"),
@@ -212,14 +216,18 @@ PARTS: dict[str, tuple[Callable[[int, str], Callable[[], object]], str]] = {
 }
 
 
-def measure(part: str, rows: int, folder: str) -> dict[str, float]:
+def measure(part: str, rows: int, folder: str, accelerator: str) -> dict[str, float]:
     """Do a part of a run and return its seconds and the bytes at its peak."""
+    device = chosen_device("cpu" if part in ("load", "number", "batches") else accelerator)
     warnings.simplefilter("ignore")
     torch.rand(100, 100, requires_grad=True).mm(
         torch.rand(100, 100)
     ).sum().backward()  # what PyTorch loads at first use
     base = status("VmRSS")
-    work = PARTS[part][0](rows, folder)
+    work = PARTS[part][0](rows, folder, device)
+    if device.type != "cpu":
+        torch.cuda.reset_peak_memory_stats()
+        return {"seconds": timed(work, device), "peak": peak_memory(device)}
     forget_peak()
     start = time.process_time()
     result: Any = work()
@@ -229,7 +237,10 @@ def measure(part: str, rows: int, folder: str) -> dict[str, float]:
 
 
 def apart(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Return what a function returns in a process of its own, which has the libraries from this one."""
+    """Return what a function returns in a process of its own, which has the libraries from this one.
+
+    Nobody may have looked for a GPU before: a forked process could not use it then.
+    """
     with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         return pool.submit(work, *arguments).result()
 
@@ -239,9 +250,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=int, nargs="+", default=[1, 3, 10], help="millions of interactions")
     parser.add_argument("--parts", nargs="+", choices=list(PARTS), default=list(PARTS))
+    add_accelerator(parser)
     arguments = parser.parse_args()
+    apart(chosen_device, arguments.accelerator)  # which ends here if there is none
     millions = sorted(arguments.millions)
-    table = Table("part", title="benchmarks/scale.py: CPU seconds / peak in GiB")
+    table = Table("part", title=f"benchmarks/scale.py on {arguments.accelerator}: seconds / peak in GiB")
     for size in millions:
         table.add_column(f"{size} million")
     table.add_column("growth of time")
@@ -253,7 +266,7 @@ def main() -> None:
         for part in arguments.parts:
             found = []
             for size in millions:
-                found.append(apart(measure, part, size * 1_000_000, folder))
+                found.append(apart(measure, part, size * 1_000_000, folder, arguments.accelerator))
                 print(part, size, found[-1], file=sys.stderr, flush=True)
             growth = found[-1]["seconds"] / found[0]["seconds"] / (millions[-1] / millions[0])
             table.add_row(

@@ -11,14 +11,13 @@ ways take turns, so that a machine that changes its speed affects all of them, a
 import argparse
 import random
 import tempfile
-import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
 import transformers
+from devices import add_accelerator, chosen_device, timed
 from rich.console import Console
 from rich.table import Table
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -84,23 +83,14 @@ def text(scorer: QuantizedLLM, tokens: int) -> str:
     return " ".join(words)
 
 
-def seconds(work: Callable[[], object], device: str) -> float:
-    """Return the time of a call, including what it left to the device."""
-    start = time.perf_counter()
-    work()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(
-    folder: str, quantization: Quantization, device: str, rounds: int, per_round: int
+    folder: str, quantization: Quantization, device: torch.device, rounds: int, per_round: int
 ) -> dict[str, list[float]]:
     """Return the pairs per second of the four ways, one value per round."""
     cache = str(Path(folder) / f"{quantization}.sqlite")
 
     def make_scorer() -> QuantizedLLM:
-        given: dict[str, Any] = {"quantization": quantization, "device": device, "prompts": DOMAIN, "cache": cache}
+        given: dict[str, Any] = {"quantization": quantization, "device": device.type, "prompts": DOMAIN, "cache": cache}
         return QuantizedLLM(folder, calibrate=False, **given)
 
     ours = make_scorer()
@@ -131,9 +121,9 @@ def measure(
     for number in range(rounds + 1):
         users = list(range(number * per_round, (number + 1) * per_round))
         round_speeds = {
-            "one generate per pair": SLOW_PAIRS / seconds(lambda: generate(users[0], 1), device),  # noqa: B023
-            "written as in the paper": SLOW_PAIRS / seconds(lambda: generate(users[0], ANSWER_TOKENS), device),  # noqa: B023
-            "ours": per_round * ITEMS / seconds(lambda: ours.score(preferences, pairs(users)), device),  # noqa: B023
+            "one generate per pair": SLOW_PAIRS / timed(lambda: generate(users[0], 1), device),  # noqa: B023
+            "written as in the paper": SLOW_PAIRS / timed(lambda: generate(users[0], ANSWER_TOKENS), device),  # noqa: B023
+            "ours": per_round * ITEMS / timed(lambda: ours.score(preferences, pairs(users)), device),  # noqa: B023
         }
         if number:  # the first one warms up
             for way, speed in round_speeds.items():
@@ -143,7 +133,7 @@ def measure(
     again.prepare(items, torch.empty(0, 2, dtype=torch.int64))
     everything = pairs(list(preferences))
     speeds["ours, answered by the cache"] = [
-        len(everything) / seconds(lambda: again.score(preferences, everything), device)
+        len(everything) / timed(lambda: again.score(preferences, everything), device)
     ]
     count = again.usage.templates["T_score"]
     if (count.calls, count.cache_hits, "causal_lm" in vars(again)) != (0, len(everything), False):
@@ -154,7 +144,7 @@ def measure(
 def main() -> None:
     """Measure both kinds of weights, and print the speeds and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add_accelerator(parser)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--users",
@@ -164,21 +154,22 @@ def main() -> None:
     )
     parser.add_argument("--layers", type=int, default=20, help="20 layers are 300M parameters")
     arguments = parser.parse_args()
+    device = chosen_device(arguments.accelerator)
     transformers.utils.logging.disable_progress_bar()
     table = Table("weights", "way", "pairs/s: median", "min", "max", "ours is", "wanted", title="benchmarks/scoring.py")
     with tempfile.TemporaryDirectory() as folder:
         parameters = save_model(folder, arguments.layers)
-        dtype = str(fast_dtype(arguments.device)).removeprefix("torch.")
+        dtype = str(fast_dtype(device.type)).removeprefix("torch.")
         kinds: dict[str, Quantization] = {dtype: "none", "NF4": "nf4"}
         for name, quantization in kinds.items():
-            speeds = measure(folder, quantization, arguments.device, arguments.rounds, arguments.users)
+            speeds = measure(folder, quantization, device, arguments.rounds, arguments.users)
             for way, wanted in zip(speeds, (*WANTED, None, None), strict=True):
                 values = (median(speeds[way]), min(speeds[way]), max(speeds[way]))
                 ratio = f"{median(speeds['ours']) / values[0]:.1f}x" if wanted else ""
                 table.add_row(name, way, *(f"{value:,.1f}" for value in values), ratio, f"{wanted}x" if wanted else "")
             table.add_section()
     Console().print(table)
-    print(f"{parameters / 1e6:.0f}M parameters, {arguments.device}, {torch.get_num_threads()} threads,", end=" ")
+    print(f"{parameters / 1e6:.0f}M parameters, {device}, {torch.get_num_threads()} threads,", end=" ")
     print(f"torch {torch.__version__}, transformers {transformers.__version__}")
 
 

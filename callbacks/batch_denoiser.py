@@ -9,6 +9,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.held_trainer import HeldTrainer
+from llmhd_pl.processes import numbers_of_all
 from llmhd_pl.sample_weights import Batch, SampleWeights
 
 
@@ -74,8 +75,8 @@ class BatchDenoiser(HeldTrainer, ABC):
         """
         if self.trainer.world_size == 1:
             return values, 0
-        strategy, rank = self.trainer.strategy, self.trainer.global_rank
+        rank = self.trainer.global_rank
         # Shares of a batch differ, and all_gather wants them alike.
-        sizes = strategy.all_gather(torch.tensor([len(values)], device=values.device)).flatten().tolist()
-        rows = strategy.all_gather(F.pad(values, (0, max(sizes) - len(values))))
+        sizes = numbers_of_all(self.trainer, len(values))
+        rows = self.trainer.strategy.all_gather(F.pad(values, (0, max(sizes) - len(values))))
         return torch.cat([row[:size] for row, size in zip(rows, sizes, strict=True)]), sum(sizes[:rank])

@@ -181,8 +181,10 @@ class InteractionDataModule(LightningDataModule, ABC):
     def _evaluation_batches(self, users: Tensor, relevant: Tensor, *seen_after_train: Tensor) -> EvaluationBatches:
         train = torch.stack([self.train_users, self.train_items], dim=1)
         seen = torch.cat([train, *seen_after_train])
-        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        return EvaluationBatches(users, seen, relevant, self.num_users, self.eval_batch_size, rank, world_size)
+        where: tuple[Any, ...] = (0, 1, "cpu")
+        if trainer := self.trainer:
+            where = (trainer.global_rank, trainer.world_size, trainer.strategy.root_device)
+        return EvaluationBatches(users, seen, relevant, self.num_users, self.eval_batch_size, *where)
 
 
 class TrainBatches:

@@ -22,12 +22,15 @@ def reduced(trainer: Any, tensor: Tensor, operation: Literal["sum", "mean", "max
         operation: How the parts are combined.
 
     Returns:
-        The result, the same on every process; with one process the tensor itself.
+        The result, the same on every process; with one process the tensor itself. A mean is of floats.
     """
     if trainer.world_size == 1:
         return tensor
-    result: Tensor = trainer.strategy.reduce(tensor.clone(), reduce_op=operation)
-    return result
+    result = tensor.clone()
+    # The strategy's own reduce begins with a barrier, at which the CPU waits for a GPU in every step.
+    kinds = torch.distributed.ReduceOp
+    torch.distributed.all_reduce(result, kinds.MAX if operation == "max" else kinds.SUM)
+    return result / trainer.world_size if operation == "mean" else result
 
 
 def wait_for_all(trainer: Any) -> None:
@@ -42,9 +45,28 @@ def wait_for_all(trainer: Any) -> None:
     """
     if trainer.world_size == 1:
         return
+    torch.distributed.barrier(group=_meeting(trainer))
+
+
+def numbers_of_all(trainer: Any, number: int) -> list[int]:
+    """Return a number of each process, by rank, without waiting for a GPU. Every process must call it.
+
+    As with ``wait_for_all``, the first call must come when all processes are about to arrive.
+
+    Args:
+        trainer: A Lightning ``Trainer``.
+        number: This process's number.
+    """
+    numbers = [torch.zeros(1, dtype=torch.int64) for _ in range(trainer.world_size)]
+    torch.distributed.all_gather(numbers, torch.tensor([number]), group=_meeting(trainer))
+    return [int(each) for each in numbers]
+
+
+def _meeting(trainer: Any) -> Any:
+    """Return the group in which the CPUs of the processes meet."""
     if trainer.strategy not in _meetings:
         _meetings[trainer.strategy] = torch.distributed.new_group(backend="gloo", timeout=_LONG)
-    torch.distributed.barrier(group=_meetings[trainer.strategy])
+    return _meetings[trainer.strategy]
 
 
 def gathered(trainer: Any, value: Any) -> list[Any]:

@@ -198,7 +198,8 @@ def test_the_trainer_says_which_epoch_and_rank_it_is() -> None:
     data = medium(batch_size=64)
     with pytest.raises(RuntimeError, match="TrainBatches"):
         data.train_dataloader()
-    data.trainer = SimpleNamespace(current_epoch=0, global_rank=1, world_size=2)  # type: ignore[assignment]
+    where = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(current_epoch=0, global_rank=1, world_size=2, strategy=where)  # type: ignore[assignment]
     loader = data.train_dataloader()
     for epoch in (0, 4):
         data.trainer.current_epoch = epoch  # type: ignore[union-attr, misc]

@@ -45,7 +45,8 @@ def test_evaluation_batches_equal_a_plain_reference(given_data: Interactions, ba
     for split, (users, seen, relevant) in expected.items():
         loaders = []
         for rank in range(world_size):
-            data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)  # type: ignore[assignment]
+            where = SimpleNamespace(root_device=torch.device("cpu"))
+            data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=where)  # type: ignore[assignment]
             loaders.append(getattr(data, f"{split}_dataloader")())
         shares = [list(loader) for loader in loaders]
         assert {len(share) for share in shares} == {len(loaders[0])} == {-(-len(users) // (world_size * batch_size))}

@@ -45,19 +45,20 @@ _SIZES = {"nonzero", "masked_select", "_unique2", "unique_dim", "unique_consecut
 
 
 class Waits:
-    """Where the CPU would have waited for the device, while ``on``."""
+    """Where the CPU would have waited for the device, while ``on``, and what was copied there without a wait."""
 
     on = False
     found: ClassVar[Counter[str]] = Counter()
+    copied: ClassVar[Counter[str]] = Counter()
 
     @classmethod
-    def note(cls, what: str) -> None:
+    def note(cls, what: str, waits: bool = True) -> None:
         """Note one, with the innermost of our lines."""
         if cls.on:
             frames = [f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_stack()]
             ours = [frame for frame in frames if any(part in frame for part in _OURS) and "site-packages" not in frame]
-            others = [frame for frame in frames if "pretend_gpu.py" not in frame]
-            cls.found[f"{what} at {(ours or others)[-1]}"] += 1
+            others = [frame for frame in frames if "tests/pretend/" not in frame and "/torch/" not in frame]
+            (cls.found if waits else cls.copied)[f"{what} at {(ours or others)[-1]}"] += 1
 
 
 class Pretend(Tensor):
@@ -118,7 +119,7 @@ def pretend_gpu() -> Iterator[type[Waits]]:
             return plain(crow, col, val, x)
         return Pretend(plain(*(part.data_on_cpu for part in (crow, col, val, x))))  # type: ignore[attr-defined]
 
-    Waits.found = Counter()
+    Waits.found, Waits.copied = Counter(), Counter()
     graph._product = product
     torch.Generator = lambda device="cpu": generator()  # type: ignore[misc, assignment]
     torch._C._set_only_lift_cpu_tensors(True)
@@ -148,7 +149,7 @@ def _run(func: Any, args: Any, kwargs: Any) -> Any:
     wanted = None if asked is None else torch.device(asked).type == "pretend"
     if not here and not wanted:
         return func(*args, **kwargs)
-    if here:
+    if here or name == "_to_copy":
         _look(name, args, kwargs, leaves, wanted)
     inside = tree_map(lambda leaf: leaf.data_on_cpu if isinstance(leaf, Pretend) else leaf, (args, kwargs))
     if asked is not None:
@@ -174,6 +175,8 @@ def _look(name: str, args: Any, kwargs: Any, leaves: list[Any], wanted: bool | N
     if name in _READS | _SIZES or (name == "repeat_interleave" and kwargs.get("output_size") is None):
         Waits.note(name)
     if name in ("index", "index_put", "index_put_", "_index_put_impl_"):
+        if not isinstance(args[0], Pretend):
+            raise RuntimeError(f"{name} mixes devices: what is indexed is on the CPU")
         indices = [index for index in args[1] if index is not None]
         number = name != "index" and args[2].dim() == 0
         if any(index.dtype in (torch.bool, torch.uint8) for index in indices):
@@ -187,8 +190,11 @@ def _look(name: str, args: Any, kwargs: Any, leaves: list[Any], wanted: bool | N
     if name in ("_to_copy", "copy_"):
         source, target = (args[0], wanted) if name == "_to_copy" else (args[1], isinstance(args[0], Pretend))
         target = isinstance(source, Pretend) if target is None else target
-        if isinstance(source, Pretend) != target and (isinstance(source, Pretend) or source.dim() > 0):
-            Waits.note("a copy to the CPU" if isinstance(source, Pretend) else "a copy from the CPU")
+        if isinstance(source, Pretend) and not target:
+            Waits.note("a copy to the CPU")
+        elif target and not isinstance(source, Pretend) and (source.dim() > 0 or name == "_to_copy"):
+            waits = not (kwargs.get("non_blocking") or (name == "copy_" and args[2:] == (True,)))
+            Waits.note("a copy from the CPU" + ("" if waits else ", not waited for"), waits)
         return
     elsewhere = [
         leaf for leaf in leaves if isinstance(leaf, Tensor) and not isinstance(leaf, Pretend) and leaf.dim() > 0

@@ -14,6 +14,7 @@ from pytorch_lightning import Callback, Trainer
 
 from llmhd_pl import DCF, LLMHD, MF, RCE, TCE, LightGCN, NoiseOracle
 from llmhd_pl.backbones import GMF, NCL, NGCF, RGCF, SGL, NeuMF
+from llmhd_pl.callbacks import EveryEpochTest
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.llm.lexical import LexicalScorer
 
@@ -146,6 +147,24 @@ def test_a_wait_is_found(tmp_path: Path) -> None:
     with pretend_gpu() as waits:
         fit(tmp_path, made("MF"), Waiting())
         assert any("_local_scalar_dense" in what for what in waits.found)
+
+
+class InValidations(Callback):
+    """Notes waits within the validations after the first epoch."""
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        Waits.on = trainer.current_epoch > 0
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        Waits.on = False
+
+
+@pytest.mark.parametrize("name", ["MF", "LightGCN"])
+def test_what_users_have_seen_is_copied_to_the_device_once(tmp_path: Path, name: str) -> None:
+    with pretend_gpu() as waits:
+        trainer(tmp_path, 3, InValidations(), EveryEpochTest()).fit(made(name), catalog())
+        assert waits.found  # a ranking is checked, for which the CPU waits
+        assert [what for what in (waits.found + waits.copied) if "a copy from the CPU" in what] == []
 
 
 def test_mixed_devices_are_found() -> None:
