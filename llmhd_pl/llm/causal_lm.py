@@ -89,10 +89,10 @@ class CausalLM(TokenBatches):
         tail = [*self.after, *forced, *nodes[-1]]
         prefixes = [[*self.before, *self.encode(beginning)] for beginning, _ in groups]
         suffixes = [[[*self.encode(ending), *tail] for ending in endings] for _, endings in groups]
-        if not self.reader.chosen:
-            # The longest prompt, because the fault of a window shows in no prompt that fits in it.
-            prompts = [(prefix, suffix) for prefix, rows in zip(prefixes, suffixes, strict=True) for suffix in rows]
-            prefix, suffix = max(prompts, key=lambda prompt: sum(map(len, prompt)))
+        prompts = [(prefix, suffix) for prefix, rows in zip(prefixes, suffixes, strict=True) for suffix in rows]
+        # The longest prompt, because the fault of a window shows in no prompt that fits in it.
+        prefix, suffix = max(prompts, key=lambda prompt: sum(map(len, prompt)))
+        if self.reader.must_choose(len(prefix) + len(suffix)):
             self.reader.choose_way(prefix, suffix[: -len(tail)], tail, len(nodes))
         tokens = [
             [len(prefix) + len(suffix) for suffix in rows] for prefix, rows in zip(prefixes, suffixes, strict=True)

@@ -48,15 +48,21 @@ class PromptReader:
 
     Attributes:
         way: How prompts are read; ``choose_way`` decides it.
-        chosen: Whether it has been decided.
+        longest: The tokens of the prompt that it was decided by; 0 before.
         row_tokens: The most tokens of a packed row.
     """
 
     def __init__(self, model: Any) -> None:
         self.model = model
         self.way: Way = "whole prompts"
-        self.chosen = False
-        self.row_tokens = 0
+        self.longest = self.row_tokens = 0
+
+    def must_choose(self, longest: int) -> bool:
+        """Return whether ``choose_way`` must be called before prompts of up to so many tokens are read.
+
+        Packed rows have a mask of their own in place of a model's window, so they are right for prompts that fit in it.
+        """
+        return not self.longest or (self.way == "packed rows" and longest > self.longest)
 
     def choose_way(self, prefix: list[int], ending: list[int], tail: list[int], positions: int) -> None:
         """Take the cheapest way that gives the logits of a plain forward pass of the whole prompt.
@@ -86,7 +92,7 @@ class PromptReader:
             if fault is None:
                 break
             faults.append(fault)
-        self.chosen = True
+        self.longest = len(prefix) + len(pair[0])
         if self.way == "one by one" and (is_exact(self.model) or not getattr(self.model.config, "is_decoder", True)):
             raise ValueError(
                 f"{type(self.model).__name__} is no causal language model as it is configured: its answer to a prompt "

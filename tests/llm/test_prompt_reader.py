@@ -4,7 +4,14 @@ from typing import Any
 import pytest
 import torch
 from test_causal_lm import make_model, make_tokenizer
-from transformers import MixtralConfig, MixtralForCausalLM, RwkvConfig, RwkvForCausalLM
+from transformers import (
+    MistralConfig,
+    MistralForCausalLM,
+    MixtralConfig,
+    MixtralForCausalLM,
+    RwkvConfig,
+    RwkvForCausalLM,
+)
 
 from llmhd_pl.llm.causal_lm import CausalLM
 from llmhd_pl.llm.prompt_reader import PromptReader, Way, last_logits
@@ -116,7 +123,7 @@ def test_models_whose_logits_are_not_finite_are_not_the_readers_fault() -> None:
 def test_the_way_is_chosen_once_and_not_without_a_beginning() -> None:
     reader = PromptReader(make_model(TOKENIZER))
     reader.choose_way([], [5, 6], [7], 1)
-    assert not reader.chosen and reader.way == "whole prompts"
+    assert reader.must_choose(1) and reader.way == "whole prompts"
     lm = CausalLM(make_model(TOKENIZER), TOKENIZER)
     passes = []
     lm.model.register_forward_hook(lambda module, inputs, output: passes.append(1))
@@ -124,6 +131,30 @@ def test_the_way_is_chosen_once_and_not_without_a_beginning() -> None:
     first = len(passes)
     list(lm.rate(GROUPS))
     assert len(passes) - first == 2 < first  # the beginning and its endings
+
+
+def test_a_window_shorter_than_a_later_prompt_is_noticed() -> None:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(TOKENIZER),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        sliding_window=64,
+    )
+    lm = CausalLM(MistralForCausalLM(config).eval(), TOKENIZER)
+    list(lm.rate(GROUPS))
+    assert lm.reader.way == "packed rows" and lm.reader.longest < 64
+    long = [(10 * "The otter likes rivers and fish. ", ["fish", "a long book about the otter"])]
+    ((_, scores, tokens),) = lm.rate(long)
+    assert min(tokens) > 64 and lm.reader.way == "copied prefix"
+    alone = CausalLM(lm.model, TOKENIZER)
+    alone.reader.way, alone.reader.longest = "whole prompts", 1
+    ((_, expected, _),) = alone.rate(long)
+    assert scores == pytest.approx(expected, abs=1e-5)
 
 
 def test_only_the_logits_that_count_are_computed() -> None:
