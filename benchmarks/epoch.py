@@ -8,7 +8,8 @@ The three take turns, so that a machine that changes its speed changes it for al
 
     python benchmarks/epoch.py --backbones
 
-times one epoch of every backbone instead, with its defaults at 2 graph layers, and NCL with its prototypes.
+times one epoch of every backbone instead, with its defaults at 2 graph layers, and NCL with its prototypes; and those
+that contrast nodes also with 1,024 nodes drawn in each step (``num_contrasted``).
 
     python benchmarks/epoch.py --objectives
 
@@ -115,6 +116,9 @@ def time_backbones(data: Yelp, rounds: int, device: torch.device) -> None:
         "SGL": SGL(*sizes, num_layers=2),
         "NCL": NCL(*sizes, num_layers=2, warm_up_epochs=0),
         "RGCF": RGCF(*sizes, num_layers=2),
+        "SGL, 1,024 drawn": SGL(*sizes, num_layers=2, num_contrasted=1024),
+        "NCL, 1,024 drawn": NCL(*sizes, num_layers=2, warm_up_epochs=0, num_contrasted=1024),
+        "RGCF, 1,024 drawn": RGCF(*sizes, num_layers=2, num_contrasted=1024),
     }
     show_times({name: (model, data) for name, model in backbones.items()}, rounds, device, "--backbones")
 
