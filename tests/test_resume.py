@@ -130,11 +130,18 @@ def answers(folder: Path, template: str | None = None) -> int:
         return int(connection.execute(counts, (template,)).fetchone()[0]) if "answers" in tables else 0
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that nothing interrupts."""
+    folder = tmp_path_factory.mktemp("whole")
+    assert small_llmhd(folder).wait() == 0, (folder / "output.txt").read_text()
+    return folder
+
+
 # Among the summaries of the first epoch, among its scores, and among revisions of either kind.
 @pytest.mark.parametrize(("template", "at"), [("T_sum", 60), ("T_score", 600), ("T_FP", 20), ("T_FN", 20)])
-def test_kill_9_while_the_language_model_answers(tmp_path: Path, template: str, at: int) -> None:
+def test_kill_9_while_the_language_model_answers(whole: Path, tmp_path: Path, template: str, at: int) -> None:
     """No answered question is asked again, and the final metrics are the same to the last digit."""
-    whole = small_llmhd(tmp_path / "whole")
     broken = small_llmhd(tmp_path / "broken")
     deadline = time.monotonic() + 300
     while answers(tmp_path / "broken", template) < at:
@@ -150,13 +157,12 @@ def test_kill_9_while_the_language_model_answers(tmp_path: Path, template: str, 
         (usage,) = torch.load(last)["callbacks"]["LLMSampleScorer"]["usage"]  # of one process
         counted = sum(count["calls"] for count in usage.values())
     assert small_llmhd(tmp_path / "broken", *(["--ckpt_path", str(last)] if last.is_file() else [])).wait() == 0
-    assert whole.wait() == 0, (tmp_path / "whole" / "output.txt").read_text()
 
-    runs = [tmp_path / "whole" / "runs" / "version_0", tmp_path / "broken" / "runs" / "version_1"]
+    runs = [whole / "runs" / "version_0", tmp_path / "broken" / "runs" / "version_1"]
     assert test_metrics(runs[1]) == test_metrics(runs[0])
     calls = [pd.read_csv(run / "metrics.csv")["llm/calls"].max() for run in runs]
     # The checkpoint has counted what was asked before it. Readers with the same preference share prompts, which a
     # resumed run finds answered: it may ask even less.
     assert calls[1] - counted <= calls[0] - known
-    assert answers(tmp_path / "broken") == answers(tmp_path / "whole")
+    assert answers(tmp_path / "broken") == answers(whole)
     assert (runs[0] / "preferences.jsonl").read_text() == (runs[1] / "preferences.jsonl").read_text()
