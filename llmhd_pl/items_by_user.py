@@ -1,6 +1,6 @@
 """The items of each user, from two tensors of the same length."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 
 import numpy as np
 import torch
@@ -42,14 +42,15 @@ class ItemsByUser(Mapping[int, list[int]]):
         return len(self._users)
 
 
-def of_users(users: Tensor, chosen: Iterable[int]) -> Tensor:
+def of_users(users: Tensor, chosen: Collection[int]) -> Tensor:
     """Return which interactions belong to some users, bool [n].
 
     Args:
         users: The user of each interaction, int64 [n].
-        chosen: The users, all of whom have an interaction.
+        chosen: The users, from 0.
     """
     # A table takes a tenth of the time of torch.isin, which sorts.
-    table = torch.zeros(int(users.max()) + 1 if len(users) else 0, dtype=torch.bool, device=users.device)
+    last = max(int(users.max()) if len(users) else 0, max(chosen, default=0))
+    table = torch.zeros(last + 1, dtype=torch.bool, device=users.device)
     table[torch.tensor(list(chosen), dtype=torch.int64, device=users.device)] = True
     return table[users]

@@ -66,9 +66,9 @@ class TokenBatches:
 def tokens_that_fit(model: Any) -> int:
     """Return how many tokens a batch of a language model may have.
 
-    On a CPU these are 16,384. On a GPU they are what half of the free memory holds, at most 131,072: from there on a
-    batch gains nothing. A token takes its keys and values in all layers, which writing keeps, and the intermediate
-    results of one layer. Where this is too much, the batch that fails is halved.
+    On a CPU these are 16,384. On a GPU they are what half of the free memory holds, at most 131,072. A token takes its
+    keys and values in all layers, which writing keeps, and the intermediate results of one layer. Where this is too
+    much, the batch that fails is halved.
 
     Args:
         model: A causal language model of transformers, on its device.
@@ -86,12 +86,19 @@ def bytes_of_token(config: Any, itemsize: int) -> int:
         config: The configuration of the model's text part.
         itemsize: The bytes of a number.
     """
-    hidden, heads = config.hidden_size, config.num_attention_heads
-    head = getattr(config, "head_dim", None) or hidden // heads
-    kept = 2 * config.num_hidden_layers * (getattr(config, "num_key_value_heads", None) or heads) * head
-    width = getattr(config, "intermediate_size", None) or 4 * hidden
+    hidden = config.hidden_size
+    heads = _largest(config, "num_attention_heads", 0)  # none without attention, whose state does not grow
+    head = _largest(config, "head_dim", hidden // max(heads, 1))
+    kept = 2 * config.num_hidden_layers * _largest(config, "num_key_value_heads", heads) * head
+    width = _largest(config, "intermediate_size", 4 * hidden)
     numbers: int = kept + 8 * hidden + 3 * width  # eight: a layer's input, norms, queries to values and their sum
     return numbers * itemsize
+
+
+def _largest(config: Any, name: str, otherwise: int) -> int:
+    """Return a number of a configuration, which may have one for each layer, or may not know it."""
+    value = getattr(config, name, None) or otherwise
+    return max(value) if isinstance(value, list | tuple) else value
 
 
 def padded(rows: Sequence[list[int]]) -> tuple[Tensor, Tensor]:

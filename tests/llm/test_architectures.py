@@ -21,6 +21,7 @@ from llmhd_pl.llm.greedy import Batches
 from llmhd_pl.llm.hidden_states import HiddenStates
 from llmhd_pl.llm.likelihood import TextLikelihood
 from llmhd_pl.llm.prompt_reader import Way
+from llmhd_pl.llm.token_batches import bytes_of_token
 
 TOKENIZER = make_tokenizer(one_token_ten=False)  # so that two places of a prompt are read
 FULL, SLIDING, LINEAR = "full_attention", "sliding_attention", "linear_attention"
@@ -233,6 +234,11 @@ def test_a_gpu_reads_many_users_at_a_time(name: str, monkeypatch: pytest.MonkeyP
     assert lm.reader.way == "packed rows"
     for group, (beginning, endings) in enumerate(GROUPS):
         assert rated[group] == pytest.approx([plain_score(lm, model, beginning + end) for end in endings], abs=3e-5)
+
+
+def test_the_memory_of_a_token_is_known(family: Family) -> None:
+    """For the batches of a GPU, whatever a family's configuration calls its sizes."""
+    assert bytes_of_token(family.plain.config.get_text_config(), 4) >= 4 * 8 * 32
 
 
 def test_completions_are_those_of_single_prompts(family: Family) -> None:

@@ -63,6 +63,23 @@ def make_model(tokenizer: PreTrainedTokenizerFast, **options: Any) -> LlamaForCa
     return LlamaForCausalLM(config).eval()
 
 
+def make_mistral(tokenizer: PreTrainedTokenizerFast, sliding_window: int) -> MistralForCausalLM:
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.3,
+        sliding_window=sliding_window,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    return MistralForCausalLM(config).eval()
+
+
 def by_hand(lm: CausalLM, prompt_ids: list[int]) -> float:
     """The expectation from one forward per answer, each on the whole sequence."""
     forced, paths = answer_paths(lm.encode)
@@ -191,20 +208,9 @@ def test_a_model_that_hands_nothing_down_to_its_attention_is_noticed() -> None:
 
 def test_sliding_windows() -> None:
     tokenizer = make_tokenizer(True)
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        sliding_window=8,  # shorter than prefix and endings
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-    )
-    check_rates(CausalLM(MistralForCausalLM(config).eval(), tokenizer), GROUPS)
+    check_rates(
+        CausalLM(make_mistral(tokenizer, sliding_window=8), tokenizer), GROUPS
+    )  # shorter than prefix and endings
 
 
 @pytest.mark.parametrize(

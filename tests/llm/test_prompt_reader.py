@@ -3,10 +3,8 @@ from typing import Any
 
 import pytest
 import torch
-from test_causal_lm import make_model, make_tokenizer
+from test_causal_lm import make_mistral, make_model, make_tokenizer
 from transformers import (
-    MistralConfig,
-    MistralForCausalLM,
     MixtralConfig,
     MixtralForCausalLM,
     RwkvConfig,
@@ -134,18 +132,7 @@ def test_the_way_is_chosen_once_and_not_without_a_beginning() -> None:
 
 
 def test_a_window_shorter_than_a_later_prompt_is_noticed() -> None:
-    torch.manual_seed(0)
-    config = MistralConfig(
-        vocab_size=len(TOKENIZER),
-        hidden_size=64,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        initializer_range=0.3,
-        sliding_window=64,
-    )
-    lm = CausalLM(MistralForCausalLM(config).eval(), TOKENIZER)
+    lm = CausalLM(make_mistral(TOKENIZER, sliding_window=64), TOKENIZER)
     list(lm.rate(GROUPS))
     assert lm.reader.way == "packed rows" and lm.reader.longest < 64
     long = [(10 * "The otter likes rivers and fish. ", ["fish", "a long book about the otter"])]
