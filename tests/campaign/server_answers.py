@@ -218,7 +218,7 @@ def later() -> list[Case]:
 def ends_later(answer: Answer, kind: type[Exception], word: str) -> Callable[..., str]:
     def check(folder: Path) -> str:
         with quiet(), serving(answer) as server:
-            scorer = judge(server.address, cache=str(folder / "answers.sqlite"))
+            scorer = judge(server.address, cache=str(folder / "answers.sqlite"), timeout=3)
             preferences = scorer.summarize({0: [0, 1]})
             assert preferences == {0: "Likes otters."}
             try:

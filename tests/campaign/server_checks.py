@@ -23,7 +23,7 @@ Answer = Callable[[int, dict[str, Any]], Response]
 
 
 def judge(address: str, **arguments: Any) -> EndpointScorer:
-    given = {"api_key": KEY, "retries": 0, "timeout": 1.0, "scoring": "generate", "calibrate": False} | arguments
+    given = {"api_key": KEY, "retries": 0, "timeout": 10, "scoring": "generate", "calibrate": False} | arguments
     scorer = EndpointScorer("otter", f"http://{address}/v1", **given)
     scorer.prepare([{"title": f"Otter {item}"} for item in range(8)], torch.empty(0, 2, dtype=torch.int64))
     return scorer

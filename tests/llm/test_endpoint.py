@@ -365,7 +365,7 @@ def test_what_does_not_pass_is_unanswered_and_the_others_are_answered(
 ) -> None:
     slow = reply.hang
     cache = str(tmp_path / "answers.db")
-    made = scorer(server.url, scoring=scoring, cache=cache, retries=tries - 1, timeout=0.3 if slow else 10)
+    made = scorer(server.url, scoring=scoring, cache=cache, retries=tries - 1, timeout=3 if slow else 10)
     good = probable(0, {}) if scoring == "expected" else Reply(chat("<s>7</s>"))
     server.answer = lambda number, asked: reply if "Otter 1" in asked["messages"][0]["content"] else good
     with warnings.catch_warnings(record=True) as caught:
@@ -389,7 +389,7 @@ def test_half_an_answer_is_asked_again(server: Server) -> None:
 
 def test_a_timeout_is_asked_again(server: Server) -> None:
     server.answer = lambda number, asked: Reply(b"", hang=True) if number == 0 else Reply(chat(well(asked)))
-    assert scorer(server.url, retries=1, timeout=0.5).summarize({0: [0]}) == {0: "Likes otters."}
+    assert scorer(server.url, retries=1, timeout=3).summarize({0: [0]}) == {0: "Likes otters."}
 
 
 # ---- faults that do not
