@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
-from llmhd_pl.backbones.seeding import dropout, seeded_generator
+from llmhd_pl.backbones.seeding import dropout_factors, seeded_generator
 from llmhd_pl.precision import at_least_float32
 from llmhd_pl.sample_weights import Batch
 
@@ -79,7 +79,9 @@ class NeuMF(Backbone):
         rank = self.global_rank if dropping else 0  # the ranks have different samples, so they draw differently
         generator = seeded_generator(x.device, "neumf", self.seed, self.global_step, rank) if dropping else None
         for layer in self.hidden:
-            x = layer(x if generator is None else dropout(x, self.dropout, generator)).relu()
+            if generator is not None:
+                x = x * dropout_factors(x.shape, self.dropout, generator).to(x.dtype)
+            x = layer(x).relu()
         return (torch.cat([user * item, x.float()], dim=1) * self.output.weight).sum(dim=1) + self.output.bias
 
     def rank(self, users: Tensor) -> Tensor:

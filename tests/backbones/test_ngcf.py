@@ -41,6 +41,29 @@ def test_embeddings_and_gradients_equal_the_dense_formula() -> None:
         assert made.final_embeddings().dtype == made.rank(torch.arange(2)).dtype == torch.float32
 
 
+@pytest.mark.parametrize("hidden", [(3, 5), (3,), ()])
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_a_step_computes_the_rows_that_it_compares_and_gets_the_same_predictions_and_gradients(
+    hidden: tuple[int, ...], dropped: float
+) -> None:
+    made = model(hidden_dims=hidden, message_dropout=dropped)
+    attach(made)
+    made.train()
+    users, items = torch.tensor([0, 3, 0, 1]), torch.tensor([2, 2, 5, 0])
+    final = made.final_embeddings()
+    expected = (final[users] * final[NUM_USERS + items]).sum(1)
+    ours = made.score(users, items)
+    torch.testing.assert_close(ours, expected)
+    upstream = torch.randn(4)
+    parameters = list(made.parameters())
+    for one, other in zip(
+        torch.autograd.grad(ours, parameters, upstream),
+        torch.autograd.grad(expected, parameters, upstream),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
 def test_message_dropout_belongs_to_the_seed_and_the_step_and_to_training() -> None:
     made, other = model(message_dropout=0.5), model(message_dropout=0.5, seed=1)
     plain = made.eval().final_embeddings()
