@@ -93,7 +93,8 @@ def _csr_tensor(crow: Tensor, col: Tensor, val: Tensor, num_columns: int) -> Ten
 
 def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
     """Return a matrix in CSR times ``x`` [columns, d], without a gradient: [rows, d]."""
-    val = val.to(x.dtype)  # float64 in a run in float64
+    # Without the mark of a gradient: within a function of autograd the kernel would prepare for one all the same.
+    val, x = val.detach().to(x.dtype), x.detach()  # float64 in a run in float64
     if not _has_csr(x.device):
         return x.new_zeros(len(crow) - 1, x.shape[1]).index_add_(
             0, _rows(crow, col), val[:, None] * x.index_select(0, col)
@@ -109,6 +110,15 @@ def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
 def _rows(crow: Tensor, col: Tensor) -> Tensor:
     """Return the row of each entry, int32 [entries]."""
     return torch.repeat_interleave(crow.diff(), output_size=len(col))
+
+
+def _dots(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return ``left_r right_c`` of every entry (r, c) of a CSR pattern: [entries]."""
+    if not _has_csr(left.device):
+        return (left.index_select(0, _rows(crow, col)) * right.index_select(0, col)).sum(dim=1)
+    pattern = _csr_tensor(crow, col, left.new_zeros(len(col)), len(right))
+    dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
+    return dots
 
 
 class _LayerSum(torch.autograd.Function):
@@ -197,7 +207,8 @@ class _WeightedProduct(torch.autograd.Function):
         (weights, x), graph, upstream = ctx.saved_tensors, ctx.graph, gradients[0].contiguous()
         of_weights = None
         if ctx.needs_input_grad[0]:
-            of_weights = torch.zeros_like(weights).index_add_(0, graph.edge, graph._dots(upstream, x))
+            dots = _dots(graph.crow, graph.col, upstream, x)
+            of_weights = torch.zeros_like(weights).index_add_(0, graph.edge, dots)
         return of_weights, graph._product(weights, upstream) if ctx.needs_input_grad[1] else None, None
 
 
@@ -208,8 +219,9 @@ class _EdgeDots(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
         ctx.save_for_backward(x)
         ctx.graph = graph
-        dots = graph._dots(x, x)
-        return dots.new_empty(len(dots) // 2).index_copy_(0, graph.edge[: len(dots) // 2], dots[: len(dots) // 2])
+        users, edges = graph.num_users, len(graph.col) // 2  # the entries of the users' rows are all edges once
+        dots = _dots(graph.crow[: users + 1], graph.col[:edges], x[:users], x)
+        return torch.empty_like(dots).index_copy_(0, graph.edge[:edges], dots)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
@@ -233,6 +245,7 @@ class WeightedAdjacency(SymmetricAdjacency):
     def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int) -> None:
         crow, col, edge = symmetric_csr(users, items, num_users, num_items)
         super().__init__(crow, col, torch.ones(len(col), device=col.device))
+        self.num_users = num_users
         self.register_buffer("edge", edge, persistent=False)
 
     def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
@@ -266,12 +279,3 @@ class WeightedAdjacency(SymmetricAdjacency):
 
     def _product(self, weights: Tensor, x: Tensor) -> Tensor:
         return _product(self.crow, self.col, weights.index_select(0, self.edge), x)
-
-    def _dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return ``left_r right_c`` of every entry (r, c): [2n]."""
-        if not _has_csr(left.device):
-            ends = _rows(self.crow, self.col), self.col
-            return (left.index_select(0, ends[0]) * right.index_select(0, ends[1])).sum(dim=1)
-        pattern = _csr_tensor(self.crow, self.col, left.new_zeros(len(self.col)), len(self.crow) - 1)
-        dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
-        return dots

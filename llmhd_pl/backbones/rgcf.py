@@ -16,7 +16,7 @@ from llmhd_pl.graph import WeightedAdjacency
 from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
-_BLOCK = 8192  # the pairs multiplied at once on a CPU: their embeddings stay in its cache
+_BLOCK = 2048  # the pairs multiplied at once on a CPU: their embeddings stay in its cache
 _LARGE_BLOCK = 2**20  # and on another device: 512 MB with embeddings of 64
 
 
@@ -204,5 +204,5 @@ class RGCF(GraphBackbone):
                 for some_users, some_items in zip(users.split(block), items.split(block), strict=True)
             ]
         )
-        best = dots.topk(wanted).indices
+        best = dots.topk(wanted, sorted=False).indices
         return WeightedAdjacency(users[best], items[best], self.num_users, self.num_items)
