@@ -54,7 +54,9 @@ def connections() -> list[Case]:
         "drips an error": (drip(b"HTTP/1.1 500 X\r\nContent-Length: 999\r\n\r\n", b" "), "took more than 2 seconds"),
     }
     cases += [
-        Case("a server that does not finish", name, ends(always(response), ConnectionError, word, result=lost, timeout=1))
+        Case(
+            "a server that does not finish", name, ends(always(response), ConnectionError, word, result=lost, timeout=1)
+        )
         for name, (response, word) in slow.items()
     ]
     cases.append(Case("a connection that breaks", "refused", refused_connection))
