@@ -254,7 +254,7 @@ class DCF(Denoising):
 
 
 class NoiseOracle(Denoising):
-    """Drop exactly the noise that the data knows of: what a perfect judge would gain. It is no method.
+    """Drop exactly the noise that the data knows of, for comparison. It is no method.
 
     Args:
         graph: Take the noise out of the graph of a graph model too.
