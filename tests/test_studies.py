@@ -5,7 +5,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from pytorch_lightning import Callback, Trainer
 from scipy.stats import ttest_rel
 
 from llmhd_pl.datamodules import SyntheticCatalog
@@ -16,6 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "studies"))
 import clients
 import comparison
 import drift
+import negatives
 import planted
 import prompts
 import variance
@@ -64,6 +68,60 @@ def test_variances_of_the_kinds_are_compared(monkeypatch: pytest.MonkeyPatch, tm
     assert [len(look.shown[kind]) for kind in ("easy", "hard", "noise")] == [
         int((data.train_kinds == kind).sum()) for kind in range(3)
     ]
+
+
+class Chosen(Callback):
+    """Notes which sampled items a study's model has trained on, and which candidates it had."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Note them."""
+        self.seen.append((batch["candidates"], outputs["negative"], batch["fits"]))
+
+
+def fitted(folder: Path, **arguments: Any) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    data = SyntheticCatalog(60, 80, num_topics=8, books_per_reader=12, num_negatives=3, negative_lifetime=4)
+    chosen = Chosen()
+    trainer = Trainer(
+        max_epochs=4, callbacks=[chosen], logger=False, limit_val_batches=0, enable_checkpointing=False,
+        enable_model_summary=False, enable_progress_bar=False, default_root_dir=folder,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    trainer.fit(negatives.ChosenNegatives(data.num_users, data.num_items, embedding_dim=8, **arguments), data)
+    return chosen.seen
+
+
+def test_sampled_items_that_fit_are_taken_only_if_all_candidates_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    items = (torch.arange(80) < 40).float()[:, None]  # the first half of the catalog fits everybody
+    monkeypatch.setattr(negatives, "fitting", lambda data, share: (torch.ones(60, 1), items, torch.full((60,), 0.5)))
+    for judged in ("half", "veto"):
+        seen = fitted(tmp_path, judged_share=0.5, judged=judged)
+        assert all(torch.equal(fits, negative < 40) for _, negative, fits in seen)
+        forced = torch.cat([(candidates < 40).all(1) for candidates, _, _ in seen])
+        fitting = torch.cat([fits for _, _, fits in seen])
+        assert torch.equal(fitting, forced) if judged == "veto" else fitting.sum() > forced.sum()
+
+
+def test_the_deviation_is_that_of_the_epochs_in_which_the_candidates_stay(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    kept: dict[int, list[list[float]]] = {}
+    deviation = negatives.ChosenNegatives._deviation
+
+    def noted(model: Any, batch: Any, value: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = deviation(model, batch, value)
+        for sample, row, of_row in zip(batch["sample"].tolist(), value.tolist(), found.tolist(), strict=True):
+            kept.setdefault(sample, []).append(row)
+            assert of_row == pytest.approx(np.std(kept[sample], axis=0).tolist(), abs=1e-6)
+        return found
+
+    monkeypatch.setattr(negatives.ChosenNegatives, "_deviation", noted)
+    fitted(tmp_path, variance_weight=1.0)
+    assert {len(rows) for rows in kept.values()} == {4}
 
 
 def test_clients_are_measured_once_and_summed_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
