@@ -80,7 +80,7 @@ class NeuMF(Backbone):
         generator = seeded_generator(x.device, "neumf", self.seed, self.global_step, rank) if dropping else None
         for layer in self.hidden:
             if generator is not None:
-                x = x * dropout_factors(x.shape, self.dropout, generator).to(x.dtype)
+                x = x * dropout_factors(x.shape, self.dropout, generator, x.device).to(x.dtype)
             x = layer(x).relu()
         return (torch.cat([user * item, x.float()], dim=1) * self.output.weight).sum(dim=1) + self.output.bias
 

@@ -102,7 +102,8 @@ class NGCF(GraphBackbone):
             total, product = ((own + near).to(dtype), (near * own).to(dtype))
             layer = at_least_float32(F.leaky_relu(of_sum(total) + of_product(product), 0.2))
             if generator is not None:  # for all nodes, so that a node's are the same on every process
-                factors = dropout_factors((len(neighbours), layer.shape[1]), self.message_dropout, generator)
+                shape = len(neighbours), layer.shape[1]
+                factors = dropout_factors(shape, self.message_dropout, generator, layer.device)
                 layer = layer * (chosen(factors) if last else factors)
             # F.normalize does the same, and takes half as long again with its gradient.
             layer = layer * layer.square().sum(dim=1, keepdim=True).clamp(min=1e-24).rsqrt()
