@@ -208,9 +208,8 @@ def test_a_model_that_hands_nothing_down_to_its_attention_is_noticed() -> None:
 
 def test_sliding_windows() -> None:
     tokenizer = make_tokenizer(True)
-    check_rates(
-        CausalLM(make_mistral(tokenizer, sliding_window=8), tokenizer), GROUPS
-    )  # shorter than prefix and endings
+    model = make_mistral(tokenizer, sliding_window=8)  # shorter than prefix and endings
+    check_rates(CausalLM(model, tokenizer), GROUPS)
 
 
 @pytest.mark.parametrize(
