@@ -180,7 +180,7 @@ class SampleRecorder(HeldTrainer):
         self._records.check(batch, sample)
         self._records.add(sample, losses, batch.get(SCORE), negative)
         self._known.match(losses)
-        return self.store.weights_of(sample, negative).to(losses.dtype)
+        return self._records.weights_of(self.store, sample, negative).to(losses.dtype)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Go on counting from an earlier fit, and tell the samples of this process from those of the others."""
@@ -228,10 +228,7 @@ class SampleRecorder(HeldTrainer):
         self._records.check(batch, sample)
         if negative is None:  # whatever the objective is called, there is one loss per sample
             self._known.match(sample.flatten())
-        weights = torch.ones((*sample.shape, 2) if self.store.pointwise else sample.shape, device=sample.device)
-        known = sample >= 0
-        weights[known] = self.store.weights_of(sample[known], None if negative is None else negative[known])
-        self._in_batch.write(batch, weights)
+        self._in_batch.write(batch, self._records.padded_weights(self.store, sample, negative))
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make up for what Lightning leaves out when a run is resumed between an epoch's last step and its end."""

@@ -17,7 +17,7 @@ from llmhd_pl.callbacks.step_checks import (
     check_order,
     checked_outputs,
 )
-from llmhd_pl.denoising.store import observed
+from llmhd_pl.denoising.store import SampleStore, observed
 from llmhd_pl.finite import FiniteCheck
 
 _LOOKED_AT = 16  # batches whose users, items and labels are compared with the interactions: enough to find a mistake
@@ -38,7 +38,8 @@ class StepRecords:
         items: The item of each training sample, int64 [n].
         labels: The label of each training sample, int64 [n], or None.
         weight_key: Where the weights are in the batch; None for a module with ``SampleWeights``.
-        module: The module, which says by ``SampleWeights.never_padded`` whether a sample of -1 is padding.
+        module: The module, which says by ``SampleWeights.never_padded`` whether a sample of -1 is padding, and by
+            ``checks_finite`` whether it has looked for losses that are not finite.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class StepRecords:
     ) -> None:
         self.users, self.items, self.labels, self.weight_key = users, items, labels, weight_key
         self.padded = not getattr(module, "never_padded", False)
+        self._checked = getattr(module, "checks_finite", False)
         self.finite = FiniteCheck("losses or predictions that training_step returned")
         self._records: list[_Record] = []
         self._looked_at = 0
@@ -59,19 +61,41 @@ class StepRecords:
         """Check the samples of a batch against the training interactions.
 
         Raises:
-            IndexError: If a number is no row of the interactions; on a GPU, after the first batches, ``verify`` raises
-                it, unless CUDA has stopped at it.
+            IndexError: If a number is no row of the interactions. After the first batches ``weights_of`` raises it on a
+                CPU, and on a GPU ``verify``, unless CUDA has stopped at it.
             RuntimeError: If the batch names other users or items, or labels that are not known.
         """
-        if self._looked_at < _LOOKED_AT or sample.device.type == "cpu":
-            check_numbers(sample, len(self.users), self.padded)
-        elif sample.numel():  # later: a GPU would have to be waited for in every step
-            self._extremes.append(torch.stack(sample.aminmax()))
         if self._looked_at < _LOOKED_AT:
             self._looked_at += 1
+            check_numbers(sample, len(self.users), self.padded)
             check_order(batch, sample, self.users, self.items)
             if self.labels is None:
                 check_labels(batch, sample)
+        elif sample.device.type != "cpu" and sample.numel():  # a GPU would have to be waited for in every step
+            self._extremes.append(torch.stack(sample.aminmax()))
+
+    def weights_of(self, store: SampleStore, sample: Tensor, negative: Tensor | None) -> Tensor:
+        """Return the weights of a batch, as ``SampleStore.weights_of`` does.
+
+        Raises:
+            IndexError: If a number is no row of the interactions.
+        """
+        try:
+            return store.weights_of(sample, negative)
+        except IndexError:
+            check_numbers(sample, len(self.users), self.padded)
+            raise
+
+    def padded_weights(self, store: SampleStore, sample: Tensor, negative: Tensor | None) -> Tensor:
+        """Return the weights of samples of any shape, of which those that are -1 have the weight 1.
+
+        Raises:
+            IndexError: If a number is neither a row of the interactions nor -1.
+        """
+        weights = torch.ones((*sample.shape, 2) if store.pointwise else sample.shape, device=sample.device)
+        known = sample != -1
+        weights[known] = self.weights_of(store, sample[known], None if negative is None else negative[known])
+        return weights
 
     def verify(self, epoch: int) -> None:
         """Check what was left unchecked in the steps of an epoch.
@@ -144,8 +168,10 @@ class StepRecords:
                 # Those that were given to sample_weights are not weighted yet; the returned ones may be.
                 if len(records) == 1 and records[0].losses.shape == losses.shape:
                     losses = records[0].losses
-                # One check of all, because a check costs more than the values.
-                self.finite.see(torch.cat([value.flatten() for value in (losses, *values)]), epoch, step)
+                # On a GPU a module that checks raises at the end of its own epoch, which comes after the decision.
+                if not self._checked or losses.device.type != "cpu":
+                    # One check of all, because a check costs more than the values.
+                    self.finite.see(torch.cat([value.flatten() for value in (losses, *values)]), epoch, step)
                 state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):

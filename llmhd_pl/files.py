@@ -12,6 +12,8 @@ from pathlib import Path
 PART = ".part"
 """Ending of a file that is still being written."""
 
+_JSON = json.JSONEncoder(ensure_ascii=False)
+
 # Python, and others, take these for the end of a line, although JSON does not.
 _LINE_BREAKS = {code: f"\\u{code:04x}" for code in (0x85, 0x2028, 0x2029)}
 
@@ -167,7 +169,7 @@ def json_text(value: object) -> str:
     Args:
         value: Anything that JSON can say.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    text = _JSON.encode(value)
     if text.isascii():
         return text
     return storable(text).translate(_LINE_BREAKS)

@@ -28,6 +28,8 @@ class SampleWeights:
     """Where the batch holds the samples: a name, or a path such as ("features", "sample")."""
     never_padded = False
     """Whether no batch has padding, so that a GPU need not be waited for in every step to look for it."""
+    checks_finite = False
+    """Whether ``training_step`` itself raises if a loss or a prediction is not finite, so that nobody checks again."""
     _denoisers: tuple[Denoiser, ...] = ()
     _asked = False  # whether a step has asked for weights since a denoiser was attached
 
@@ -106,9 +108,9 @@ class SampleWeights:
         """
         self._asked = True
         losses = losses.detach()
-        weights = counts = torch.ones_like(losses)
         if not self._denoisers:
-            return weights, counts
+            ones = torch.ones_like(losses)
+            return ones, ones
         if sample is None:
             sample = look_up(batch, self.sample_key)
         rows = dict(batch) if isinstance(batch, Mapping) else {}
@@ -119,7 +121,7 @@ class SampleWeights:
         if score is not None:
             rows[SCORE] = score.detach()
         trusted = self.never_padded and sample.device.type != "cpu"
-        if sample.dim() == 1 and (trusted or not (sample < 0).any()):
+        if sample.dim() == 1 and (trusted or not len(sample) or sample.min() >= 0):
             return self._product(rows, losses)
         if self.never_padded:
             raise RuntimeError(
@@ -132,15 +134,15 @@ class SampleWeights:
             for name, value in rows.items()
             if name in ("sample", "negative", SCORE) and value.shape == sample.shape
         }
-        weights, counts = weights.clone(), counts.clone()
+        weights, counts = torch.ones_like(losses), torch.ones_like(losses)
         weights[known], counts[known] = self._product(alike, losses[known])
         return weights, counts
 
     def _product(self, rows: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
-        weights = counts = torch.ones_like(losses)
-        for denoiser in self._denoisers:
-            result = denoiser(rows, losses)
-            weight, count = result if isinstance(result, tuple) else (result, result)
+        results = [denoiser(rows, losses) for denoiser in self._denoisers]
+        pairs = [result if isinstance(result, tuple) else (result, result) for result in results]
+        weights, counts = (values.expand_as(losses) for values in pairs[0])
+        for weight, count in pairs[1:]:
             weights, counts = weights * weight, counts * count
         return weights, counts
 

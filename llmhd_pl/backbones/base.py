@@ -53,7 +53,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
-    never_padded = True
+    never_padded = checks_finite = True
 
     def __init__(
         self,

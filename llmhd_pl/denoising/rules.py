@@ -112,12 +112,11 @@ def joint(
 
 def _standard(values: Tensor, reduce: Reduce) -> Tensor:
     exact = widest_dtype(values.device)
-    there = values[~values.isnan()].to(exact)
-    sums = torch.stack([torch.tensor(float(len(there)), device=values.device, dtype=exact), there.sum()])
-    count, total = reduce(sums).unbind()
-    mean = total / count.clamp(min=1)
-    deviation = (reduce((there - mean).square().sum()) / count.clamp(min=1)).sqrt()
-    return ((values.to(exact) - mean) / deviation.clamp(min=1e-12)).float()
+    values = values.to(exact)
+    count, total = reduce(torch.stack([(~values.isnan()).sum().to(exact), values.nansum()])).unbind()
+    centred = values - total / count.clamp(min=1)
+    deviation = (reduce(centred.square().nansum()) / count.clamp(min=1)).sqrt()
+    return (centred / deviation.clamp(min=1e-12)).float()
 
 
 def decide(rule: Rule, epoch: Epoch, positive: Tensor, negative: Tensor, score_weight: float = 1.0) -> Tensor:

@@ -9,6 +9,8 @@ Reduce = Callable[[Tensor], Tensor]
 """Sums a tensor over all processes; with one process, the identity."""
 
 _DIGIT = 16  # bits per pass
+_LOW = 2**_DIGIT - 1
+_NOTHING = -(2**31)  # the key of NaN; no other value has it
 _CHUNK = 2**20  # values at once: the temporary memory does not grow with the samples
 
 
@@ -20,9 +22,10 @@ def alone(tensor: Tensor) -> Tensor:
 def largest(values: Tensor, fraction: float, reduce: Reduce = alone) -> Tensor:
     """Select the largest ``fraction`` of the values of all processes; ties go to the smaller index.
 
-    No values are gathered. The threshold is found digit by digit (a radix select) from histograms that are summed over
-    the processes, and the index makes every key unique. So two processes that share the values, each with NaN in place
-    of the other's, select exactly what one process selects.
+    No values are gathered. The smallest value that is selected is found digit by digit (a radix select) from histograms
+    that are summed over the processes; if not all that equal it are selected, the last index is found in the same way.
+    So two processes that share the values, each with NaN in place of the other's, select exactly what one process
+    selects.
 
     Args:
         values: Floats [n]; NaN is neither counted nor selected.
@@ -32,44 +35,48 @@ def largest(values: Tensor, fraction: float, reduce: Reduce = alone) -> Tensor:
     Returns:
         What is selected, bool [n].
     """
-    mask = torch.zeros(len(values), dtype=torch.bool, device=values.device)
-    histogram = torch.zeros(2**_DIGIT, dtype=torch.int64, device=values.device)
     few = list(_keys(values)) if len(values) <= _CHUNK else None  # many are made anew in each pass
-    for _, keys in few or _keys(values):
-        histogram += _histogram(keys >> 48)
+    histogram = torch.zeros(2**_DIGIT, dtype=torch.int64, device=values.device)
+    for keys in few or _keys(values):
+        histogram += _histogram((keys >> _DIGIT) + 2**15)
+    histogram[0] = 0  # NaN
     histogram = reduce(histogram)
     left = round(fraction * int(histogram.sum()))
     if left <= 0:
-        return mask
-    threshold, rest = 0, torch.empty(0, dtype=torch.int64, device=values.device)
-    for shift in (48, 32, 16, 0):
-        above = histogram.flip(0).cumsum(0).flip(0)  # keys with this digit or a larger one
-        digit = int((above >= left).sum()) - 1
-        left -= int(above[digit] - histogram[digit])
-        threshold |= digit << shift
-        parts = (keys for _, keys in few or _keys(values)) if shift == 48 else [rest]
-        rest = torch.cat([part[part >> shift == threshold >> shift] for part in parts])
-        if shift:
-            histogram = reduce(_histogram((rest >> (shift - _DIGIT)) & (2**_DIGIT - 1)))
-    for rows, keys in few or _keys(values):
-        mask[rows[keys >= threshold]] = True
+        return torch.zeros(len(values), dtype=torch.bool, device=values.device)
+    high, left, _ = _digit_of(left, histogram)
+    rest = torch.cat([keys[keys >> _DIGIT == high - 2**15] for keys in few or _keys(values)])
+    low, left, equal = _digit_of(left, reduce(_histogram(rest & _LOW)))
+    threshold = ((high - 2**15) << _DIGIT) | low
+    mask = torch.cat([keys >= threshold for keys in few or _keys(values)])
+    if left < equal:
+        tied = torch.cat([keys == threshold for keys in few or _keys(values)]).nonzero().flatten()
+        backwards = (2**31 - 1) - tied  # larger keys are selected first, and here the smaller indices are
+        high, left, _ = _digit_of(left, reduce(_histogram(backwards >> _DIGIT)))
+        low, _, _ = _digit_of(left, reduce(_histogram(backwards[backwards >> _DIGIT == high] & _LOW)))
+        mask[tied[backwards < (high << _DIGIT) | low]] = False
     return mask
 
 
-def _keys(values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the rows of the values other than NaN, and a key of 63 bits for each; larger ones are selected first."""
-    for start in range(0, len(values), _CHUNK):
-        part = values[start : start + _CHUNK].float()
-        there = (~part.isnan()).nonzero().flatten()
-        rows = there + start
-        bits = (part[there] + 0.0).view(torch.int32).long()  # + 0.0: minus zero is zero
+def _keys(values: Tensor) -> Iterator[Tensor]:
+    """Yield the values as int32, a part at a time, in the order of the floats; NaN becomes ``_NOTHING``."""
+    for part in values.split(_CHUNK):
+        bits = (part.float() + 0.0).view(torch.int32)  # + 0.0: minus zero is zero
         # As integers, floats are in order once the negative ones are reversed.
-        ordered = torch.where(bits < 0, -(bits & 0x7FFFFFFF), bits) + 0x7FFFFFFF
-        yield rows, (ordered << 31) | (0x7FFFFFFF - rows)
+        ordered = bits ^ ((bits >> 31) & 0x7FFFFFFF)
+        yield ordered.masked_fill_(part.isnan(), _NOTHING)
 
 
 def _histogram(digits: Tensor) -> Tensor:
     return torch.bincount(digits, minlength=2**_DIGIT)
+
+
+def _digit_of(left: int, histogram: Tensor) -> tuple[int, int, int]:
+    """Return the digit of the ``left``-th largest key, how many with it are to be taken, and how many have it."""
+    above = histogram.flip(0).cumsum(0).flip(0)  # keys with this digit or a larger one
+    digit = int((above >= left).sum()) - 1
+    here = int(histogram[digit])
+    return digit, left - int(above[digit]) + here, here
 
 
 def fraction_of(some: Tensor, rate: float, of: Tensor, reduce: Reduce = alone) -> float:
@@ -110,8 +117,11 @@ def telling(values: Tensor, reduce: Reduce = alone) -> bool:
         values: Floats of any shape; NaN does not count.
         reduce: Sums a tensor over the processes.
     """
-    there = values[~values.isnan()]
-    differ = torch.tensor(len(there) > 0 and bool(there.min() < there.max()), device=values.device)
+    if not values.numel():
+        differ = torch.tensor(False, device=values.device)
+    else:
+        lowest, highest = (values.nan_to_num(nan, torch.inf, -torch.inf) for nan in (torch.inf, -torch.inf))
+        differ = lowest.amin() < highest.amax()
     return bool(reduce(differ.int()) > 0)
 
 

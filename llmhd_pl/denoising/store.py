@@ -221,6 +221,8 @@ def _variance(scores: Tensor, known: Tensor) -> Tensor:
     """Return the (uncorrected) variance of each column over its entries other than NaN; it is only ever ranked."""
     present = ~scores.isnan()
     count = present.sum(dim=0)
+    if count.max() < 2:  # items that are drawn anew in every epoch
+        return torch.full_like(scores[0], torch.nan)
     mean = scores.nan_to_num(0.0).sum(dim=0) / count
     # In two passes: E[x^2] - E[x]^2 would lose the small variances to rounding.
     squares = torch.where(present, scores - mean, 0.0).square_().sum(dim=0)

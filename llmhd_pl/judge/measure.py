@@ -247,9 +247,9 @@ def _to_read(judgements: Judgements, users: torch.Tensor, seed: int) -> list[Rea
     for user in chosen:
         preference = judgements.preferences.current[user]
         if not isinstance(preference, str):
-            titles = "; ".join(judgements.title(item) for item in preference[:3])
+            titles = "; ".join(judgements.titles[item] for item in preference[:3])
             preference = f"the mean of {len(preference)} items: {titles}, ..."
-        some.append(Read(user, preference, [judgements.title(item) for item in judgements.histories[user][:5]]))
+        some.append(Read(user, preference, [judgements.titles[item] for item in judgements.histories[user][:5]]))
     return some
 
 
@@ -260,6 +260,6 @@ def _most_and_least(judgements: Judgements, sample: Sample, scores: np.ndarray) 
     rows = rows if len(rows) <= EXAMPLES else np.concatenate([rows[: EXAMPLES // 2], rows[-EXAMPLES // 2 :]])
     pairs = sample.pairs[rows].tolist()
     return [
-        Judged(user, judgements.title(item), float(scores[row]), str(sample.group[row]))
+        Judged(user, judgements.titles[item], float(scores[row]), str(sample.group[row]))
         for row, (user, item) in zip(rows, pairs, strict=True)
     ]

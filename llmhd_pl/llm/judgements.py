@@ -3,6 +3,7 @@
 import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,7 +66,6 @@ class Judgements:
         self._asked = torch.zeros(len(users), dtype=torch.bool)
         self._changed = torch.zeros(len(users), dtype=torch.bool)
         self._similar: SimilarItems | None = None
-        self._titles: dict[int, str] = {}
         self._json_titles: dict[int, str] = {}
         self._preferences_path: Path | None = None
         self._warned = False  # that the preferences could not be written
@@ -160,7 +160,8 @@ class Judgements:
         self.summarize(epoch, users)
         new = self.scorer.revise(self.preferences.current, disliked, liked)
         titles = [
-            {user: [self.title(item) for item in items] for user, items in group.items()} for group in (disliked, liked)
+            {user: [self.titles[item] for item in items] for user, items in group.items()}
+            for group in (disliked, liked)
         ]
         self.preferences.update(epoch, "revision", new, *titles)
         revised = of_users(self.users, new)
@@ -168,11 +169,10 @@ class Judgements:
         self._changed |= revised
         return set(new)
 
-    def title(self, item: int) -> str:
-        """Return what to call an item in a report."""
-        if item not in self._titles:
-            self._titles[item] = item_title(self.texts[item], f"item {item}")
-        return self._titles[item]
+    @cached_property
+    def titles(self) -> list[str]:
+        """What to call each item in a report."""
+        return [item_title(fields, f"item {item}") for item, fields in enumerate(self.texts)]
 
     def write_preferences(self, path: Path | None = None) -> None:
         """Write each preference and each change of it, with its cause, as JSON lines.
@@ -235,7 +235,7 @@ class Judgements:
 
     def _title_as_json(self, item: int) -> str:
         if item not in self._json_titles:
-            self._json_titles[item] = json_text(self.title(item))
+            self._json_titles[item] = json_text(self.titles[item])
         return self._json_titles[item]
 
     @property

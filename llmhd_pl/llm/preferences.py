@@ -44,14 +44,12 @@ class Preferences:
         for user, preference in sorted(new.items()):
             before = self.current.get(user)
             change: dict[str, Any] = {"epoch": epoch, "user": user, "cause": cause}
-            change |= {
-                name: list(titles[user])
-                for name, titles in (("disliked", disliked), ("liked", liked))
-                if titles is not None and titles.get(user)
-            }
-            change |= {
-                name: text for name, text in (("before", before), ("after", preference)) if isinstance(text, str)
-            }
+            for name, titles in (("disliked", disliked), ("liked", liked)):
+                if titles is not None and titles.get(user):
+                    change[name] = list(titles[user])
+            for name, text in (("before", before), ("after", preference)):
+                if isinstance(text, str):
+                    change[name] = text
             # A list of items that is copied as a "summary" says nothing that the data does not say.
             if cause != "summary" or isinstance(preference, str):
                 self.changes.append(change)

@@ -273,6 +273,24 @@ def test_what_comes_in_is_checked(tmp_path: Path, columns: Any, error: Any, mess
         quiet(tmp_path, SampleRecorder(users=[0, 1, 1], items=[0, 1, 2])).fit(Rows(), rows(**columns))
 
 
+class Weighted(Rows):
+    """Multiplies by the weight in the batch."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        losses = torch.arange(1.0, 1.0 + len(batch["sample"])) * self.parameter
+        return {"loss": (batch["weight"] * losses).mean()}
+
+
+@pytest.mark.parametrize("wrong", [3, -2])
+@pytest.mark.parametrize("module", [Rows, Weighted])
+def test_every_batch_is_checked_for_samples_that_there_are_not(tmp_path: Path, module: Any, wrong: int) -> None:
+    batches = [{"sample": torch.tensor([0, PAD, 1]), "weight": torch.ones(3)} for _ in range(30)]
+    batches[-1]["sample"] = torch.tensor([0, wrong, 1])
+    recorder = SampleRecorder(users=[0, 1, 1], items=[0, 1, 2], weight_key="weight" if module is Weighted else None)
+    with pytest.raises(IndexError, match=f"names sample {wrong}, but there are 3 .*-1 is padding"):
+        quiet(tmp_path, recorder).fit(module(), DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+
+
 def test_users_by_numbers_of_the_batch_s_own(tmp_path: Path) -> None:
     columns = {"sample": [2, 0, 1], "user": [9, 3, 9], "item": [30, 10, 20]}  # another numbering, the same users
     quiet(tmp_path, SampleRecorder(users=[0, 1, 1], items=[0, 1, 2])).fit(Rows(), rows(**columns))

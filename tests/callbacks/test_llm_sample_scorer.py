@@ -468,7 +468,7 @@ def test_texts_of_one_s_own(tmp_path: Path) -> None:
     data.interactions.items = []
     quiet(tmp_path, *method.callbacks).fit(playback(data, 1), data)
     assert method.scorer.prepared[0][0] is texts
-    assert [method.llm.judgements.title(item) for item in (3, 49)] == ["Book 3", "item 49"]
+    assert [method.llm.judgements.titles[item] for item in (3, 49)] == ["Book 3", "item 49"]
 
 
 @pytest.mark.parametrize("texts", [{0: {"title": "Dune"}}, ["Dune", "Emma"]])

@@ -44,7 +44,7 @@ def judged(folder: Path, title: str) -> Judgements:
     judgements = Judgements(LexicalScorer(), [{"title": title}] * 6, users, items)
     judgements.write_preferences(folder / "preferences.jsonl")
     judgements.preferences.update(0, "summary", {0: f"Likes {title}."})
-    judgements.preferences.update(1, "revision", {0: f"Likes {title}, and more."}, {0: [judgements.title(0)]})
+    judgements.preferences.update(1, "revision", {0: f"Likes {title}, and more."}, {0: [judgements.titles[0]]})
     judgements.write_preferences()
     scores = torch.tensor([2.0, 9.0, torch.nan, torch.inf, 3.0, 4.0])
     judgements.write(folder / "judgements.jsonl", 1, torch.arange(6), scores, scores > 5)
