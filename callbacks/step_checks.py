@@ -270,7 +270,8 @@ def checked_outputs(
             f"{name}.training_step returned no {', '.join(missing)}. Let it return a dict with "
             "'loss' and, detached, 'losses' [B] or [B, 2], 'positive_score' and 'negative_score' [B], or none of them."
         )
-    losses, positive, negative = (outputs[key].detach() for key in OUTPUTS)
+    given = (outputs[key] for key in OUTPUTS)
+    losses, positive, negative = (value.detach() if value.requires_grad else value for value in given)
     size = samples.shape
     for key, value in zip(OUTPUTS, (losses, positive, negative), strict=True):
         if value.shape not in ((size, (*size, 2)) if key == "losses" else (size,)):

@@ -7,9 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchmetrics import MeanMetric
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
-from llmhd_pl.metrics import NDCG, Recall, auc, rank_hits
+from llmhd_pl.metrics import NDCG, Recall, RunningMean, auc, rank_hits
 
 
 def by_hand(scores: np.ndarray, seen: np.ndarray, relevant: np.ndarray, k: int) -> tuple[float, float]:
@@ -126,3 +127,21 @@ def test_a_model_of_another_precision_does_not_round_the_sums(dtype: torch.dtype
         found.append([float(metric.compute()) for metric in holder.metrics])
     assert found[0] == found[1]
     assert not list(holder.buffers())  # DDP would broadcast them in every step
+
+
+@given(st.lists(st.tuples(st.floats(-100, 100, width=32), st.integers(1, 2000)), min_size=1, max_size=30))
+def test_the_running_mean_is_that_of_torchmetrics(steps: list[tuple[float, int]]) -> None:
+    mean, reference = RunningMean(), MeanMetric()
+    assert mean.compute() is None
+    mean.update(torch.tensor(7.0), 3, anew=False)  # of the epoch before
+    for place, (value, count) in enumerate(steps):
+        mean.update(torch.tensor(value), count, anew=place == 0)
+        reference.update(torch.tensor(value), count)
+    torch.testing.assert_close(mean.compute(), reference.compute(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_running_mean_is_summed_in_float32() -> None:
+    mean = RunningMean()
+    for step in range(1000):
+        mean.update(torch.tensor(0.5, dtype=torch.bfloat16), 1024, anew=step == 0)
+    assert mean.compute() == torch.tensor(0.5)

@@ -12,7 +12,7 @@ from torchmetrics import MetricCollection
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
 from llmhd_pl.backbones.comparisons import compare
 from llmhd_pl.finite import FiniteCheck, check_parameters
-from llmhd_pl.metrics import NDCG, Recall
+from llmhd_pl.metrics import NDCG, Recall, RunningMean
 from llmhd_pl.processes import reduced
 from llmhd_pl.ranking import AT_ONCE, Top, hits_among, top_items, top_items_by_users
 from llmhd_pl.sample_weights import Batch, SampleWeights
@@ -88,8 +88,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             raise ValueError(f"l2 is {l2}; it must be a number of at least 0.")
         self.num_users, self.num_items = num_users, num_items
         self.objective: Objective = objective
-        self.softmax_temperature = softmax_temperature
-        self.learning_rate, self.l2 = learning_rate, l2
+        self.softmax_temperature, self.learning_rate, self.l2 = softmax_temperature, learning_rate, l2
         self.log_share: Tensor | None = None
         """The logarithm of each item's share of the training interactions, [items], on the device of the run."""
         self.ks = tuple(sorted(ks))
@@ -98,9 +97,12 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
         self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
+        self._mean_loss = RunningMean()
 
     def on_train_epoch_end(self) -> None:
-        """Check that the model is finite before the epoch's checkpoint is written."""
+        """Log the mean loss, and check that the model is finite before the epoch's checkpoint is written."""
+        if (mean := self._mean_loss.compute()) is not None:
+            self.log("train/loss", mean, prog_bar=True)
         self._losses.verify(self.current_epoch)
         self._predictions.verify(self.current_epoch)
         check_parameters(self, f"Epoch {self.current_epoch}")
@@ -181,7 +183,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
 
         Args:
             batch: The training batch.
-            batch_idx: The number of the batch in the epoch; not used.
+            batch_idx: The number of the batch in the epoch.
 
         Returns:
             ``loss`` (a scalar, with gradient) and, without gradient, ``losses`` ([B], or [B, 2] for "bce"),
@@ -200,7 +202,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         local = torch.stack([counts.sum(), counts.new_full((), len(users))])
         count, samples = reduced(self.trainer, local, "mean")
         loss = (weights * losses).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
-        self.log("train/loss", loss.detach(), on_step=False, on_epoch=True, prog_bar=True, batch_size=len(users))
+        self._mean_loss.update(loss.detach(), len(users), anew=batch_idx == 0)
         if self.l2 > 0:
             loss = loss + self.l2 / 2 * self.squared_norms(batch).sum() / samples
         auxiliary = self.auxiliary_loss(batch, samples * self.trainer.world_size)
@@ -292,9 +294,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             ValueError: If parameters are float16, in which Adam's epsilon is 0.
         """
         if any(parameter.dtype == torch.float16 for parameter in self.parameters()):
-            raise ValueError(
-                "Adam cannot train parameters in float16 (16-true). Use bf16-true, bf16-mixed or 16-mixed."
-            )
+            raise ValueError("Adam cannot train in float16 (16-true). Use bf16-true, bf16-mixed or 16-mixed.")
         trainer = self._trainer
         clipped = trainer is not None and trainer.precision == "16-mixed" and trainer.gradient_clip_val is not None
         return torch.optim.Adam(self.parameters(), lr=self.learning_rate, fused=not clipped)

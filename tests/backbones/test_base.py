@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import LightningModule, Trainer
+from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.backbones import MF, LightGCN
@@ -173,3 +173,34 @@ def test_predict_gives_the_best_unseen_items() -> None:
     scores[seen[:, 0], seen[:, 1]] = -torch.inf
     expected = scores.topk(7, dim=1)
     assert torch.equal(torch.cat([batch["item"] for batch in batches]), expected.indices)  # type: ignore[call-overload]
+
+
+class Collecting(Callback):
+    """Collects the losses and the sizes of an epoch's steps, and the mean that was logged."""
+
+    def __init__(self) -> None:
+        self.epochs: list[tuple[list[tuple[float, int]], float]] = []
+        self.steps: list[tuple[float, int]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.steps.append((float(outputs["loss"]), len(batch["user"])))
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.current_epoch:
+            self.epochs.append((self.steps, float(trainer.callback_metrics["train/loss"])))
+        self.steps = []
+
+
+def test_the_logged_loss_is_the_mean_over_the_samples_of_its_epoch() -> None:
+    data = tiny_catalog()
+    model, collecting = MF(data.num_users, data.num_items, embedding_dim=4, l2=0.0), Collecting()
+    trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=[collecting])
+    model._mean_loss.update(torch.tensor(1e6), 1000, anew=False)  # what a fit that was broken off leaves
+    trainer.fit(model, data)
+    assert len(collecting.epochs) == 3
+    for steps, logged in collecting.epochs:
+        losses, sizes = zip(*steps, strict=True)
+        assert len(set(sizes)) == 2  # the last batch is smaller
+        assert (
+            logged == pytest.approx(sum(loss * size for loss, size in steps) / sum(sizes), rel=1e-6) and losses[0] < 1
+        )

@@ -46,7 +46,7 @@ def test_processes_that_share_the_values_find_what_one_finds(
 
 
 def test_largest_among_many() -> None:
-    """Values, and rows of equal values, that agree in their first 16 bits, where the digits of the radix select meet."""
+    """Values, and rows of equal values, that agree in their first 16 bits, where the digits of the select meet."""
     torch.manual_seed(0)
     values = torch.cat([1 + torch.arange(3000) * 2.0**-23, torch.randn(70_000), torch.full((3000,), 0.5)])
     values = values[torch.randperm(len(values))]
