@@ -101,7 +101,8 @@ def product_is_right(device: torch.device) -> str:
             ends, there = (users.to(device), items.to(device)), x.to(device)
             graph = SymmetricAdjacency(*symmetric_normalization(*ends, 50, 40))
             weighted = WeightedAdjacency(*ends, 50, 40)
-            found = [*product_and_gradient(graph, there), weighted.weighted(weights.to(device), there)]
+            spread = weighted.spread(weights.to(device))
+            found = [*product_and_gradient(graph, there), weighted.product(spread, spread, there)]
             found.append(weighted.edge_dots(there))
         apart = max(apart, *(float((a.cpu() - b).abs().max()) for a, b in zip(found, expected, strict=True)))
     if not apart <= 1e-4:

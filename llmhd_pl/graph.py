@@ -112,9 +112,20 @@ def _rows(crow: Tensor, col: Tensor) -> Tensor:
     return torch.repeat_interleave(crow.diff(), output_size=len(col))
 
 
-def _dots(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return ``left_r right_c`` of every entry (r, c) of a CSR pattern: [entries]."""
-    if not _has_csr(left.device):
+def entry_dots(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
+    """Return the dot product ``left_r right_c`` of every entry (r, c) of a CSR pattern, without a gradient.
+
+    Args:
+        crow: The CSR row pointers, int32 [rows + 1].
+        col: The CSR column indices, int32 [entries]; on a CPU in any order, also repeated ones.
+        left: A vector for each row, [rows, d].
+        right: A vector for each column, [columns, d].
+
+    Returns:
+        One number per entry, [entries].
+    """
+    # sampled_addmm takes no more entries than the matrix has places, not even repeated ones.
+    if not _has_csr(left.device) or len(col) > len(left) * len(right):
         return (left.index_select(0, _rows(crow, col)) * right.index_select(0, col)).sum(dim=1)
     pattern = _csr_tensor(crow, col, left.new_zeros(len(col)), len(right))
     dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
@@ -193,23 +204,21 @@ class SymmetricAdjacency(nn.Module):
         return self.layer_sum(x, (0.0, 1.0))
 
 
-class _WeightedProduct(torch.autograd.Function):
-    """``S(w) x`` with gradients to w and x; S(w) is symmetric, with the value w_e at both entries of edge e."""
+class _EntryProduct(torch.autograd.Function):
+    """The product of a matrix in CSR and x, with gradients to its values and to x; the pattern is symmetric."""
 
     @staticmethod
-    def forward(ctx: Any, weights: Tensor, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
-        ctx.save_for_backward(weights, x)
+    def forward(ctx: Any, values: Tensor, transposed: Tensor, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
+        ctx.save_for_backward(transposed, x)
         ctx.graph = graph
-        return graph._product(weights, x)
+        return _product(graph.crow, graph.col, values, x)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        (weights, x), graph, upstream = ctx.saved_tensors, ctx.graph, gradients[0].contiguous()
-        of_weights = None
-        if ctx.needs_input_grad[0]:
-            dots = _dots(graph.crow, graph.col, upstream, x)
-            of_weights = torch.zeros_like(weights).index_add_(0, graph.edge, dots)
-        return of_weights, graph._product(weights, upstream) if ctx.needs_input_grad[1] else None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
+        (transposed, x), graph, upstream = ctx.saved_tensors, ctx.graph, gradients[0].contiguous()
+        of_values = entry_dots(graph.crow, graph.col, upstream, x) if ctx.needs_input_grad[0] else None
+        of_x = _product(graph.crow, graph.col, transposed, upstream) if ctx.needs_input_grad[2] else None
+        return of_values, None, of_x, None
 
 
 class _EdgeDots(torch.autograd.Function):
@@ -220,18 +229,19 @@ class _EdgeDots(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.graph = graph
         users, edges = graph.num_users, len(graph.col) // 2  # the entries of the users' rows are all edges once
-        dots = _dots(graph.crow[: users + 1], graph.col[:edges], x[:users], x)
+        dots = entry_dots(graph.crow[: users + 1], graph.col[:edges], x[:users], x)
         return torch.empty_like(dots).index_copy_(0, graph.edge[:edges], dots)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return ctx.graph._product(gradients[0], ctx.saved_tensors[0]), None
+        graph, (x,) = ctx.graph, ctx.saved_tensors
+        return _product(graph.crow, graph.col, graph.spread(gradients[0]), x), None
 
 
 class WeightedAdjacency(SymmetricAdjacency):
-    """A bipartite graph, users first, then items, whose edges can be multiplied by weights that get a gradient.
+    """A bipartite graph, users first, then items, whose values may differ from step to step and get a gradient.
 
-    Without weights every entry is 1.
+    Every edge has two entries in the matrix. The values of its own, ``val``, are all 1.
 
     Args:
         users: The user of each edge, int64 [n].
@@ -241,27 +251,39 @@ class WeightedAdjacency(SymmetricAdjacency):
     """
 
     edge: Tensor
+    """The edge of each entry, int64 [2n]."""
+    row: Tensor
+    """The row of each entry, int32 [2n]; ``col`` is its column."""
 
     def __init__(self, users: Tensor, items: Tensor, num_users: int, num_items: int) -> None:
         crow, col, edge = symmetric_csr(users, items, num_users, num_items)
         super().__init__(crow, col, torch.ones(len(col), device=col.device))
         self.num_users = num_users
         self.register_buffer("edge", edge, persistent=False)
+        self.register_buffer("row", _rows(crow, col), persistent=False)
 
-    def weighted(self, weights: Tensor, x: Tensor) -> Tensor:
-        """Return ``S x``, S having the weight of edge e at both of its entries; in float32 even under autocast.
+    def spread(self, weights: Tensor) -> Tensor:
+        """Return the weight of the edge of each entry, [2n], of the weights of the edges, [n]."""
+        return weights.index_select(0, self.edge)
+
+    def row_sums(self, values: Tensor) -> Tensor:
+        """Return the sums of the values of the entries, [2n], over each row: [nodes]."""
+        return values.new_zeros(len(self.crow) - 1).index_add(0, self.row, values)
+
+    def product(self, values: Tensor, transposed: Tensor, x: Tensor) -> Tensor:
+        """Return ``M x`` for a matrix M of any values; in float32 even under autocast.
 
         Args:
-            weights: The weights of the edges, [n].
+            values: The value of each entry (r, c) in M, [2n].
+            transposed: The value of each entry in the transpose of M, that is of (c, r) in M, [2n]; without gradient.
             x: The node embeddings, [nodes, d].
 
         Returns:
             The product, float32 [nodes, d].
         """
         with torch.autocast(x.device.type, enabled=False):
-            product: Tensor = _WeightedProduct.apply(  # type: ignore[no-untyped-call]
-                at_least_float32(weights), at_least_float32(x), self
-            )
+            values, transposed, x = (at_least_float32(each) for each in (values, transposed, x))
+            product: Tensor = _EntryProduct.apply(values, transposed, x, self)  # type: ignore[no-untyped-call]
         return product
 
     def edge_dots(self, x: Tensor) -> Tensor:
@@ -276,6 +298,3 @@ class WeightedAdjacency(SymmetricAdjacency):
         with torch.autocast(x.device.type, enabled=False):
             dots: Tensor = _EdgeDots.apply(at_least_float32(x), self)  # type: ignore[no-untyped-call]
         return dots
-
-    def _product(self, weights: Tensor, x: Tensor) -> Tensor:
-        return _product(self.crow, self.col, weights.index_select(0, self.edge), x)

@@ -86,26 +86,35 @@ def test_weighted_product_and_edge_dots_equal_the_dense_computation(u: int, i: i
     graph = WeightedAdjacency(users, items, u, i)
     generator = torch.Generator().manual_seed(seed)
     x = torch.randn(u + i, 5, generator=generator, requires_grad=True)
-    weights = torch.randn(len(users), generator=generator, requires_grad=True)
+    weights, scale = (torch.randn(size, generator=generator, requires_grad=True) for size in (len(users), u + i))
     upstream = torch.randn(u + i, 5, generator=generator)
 
-    def dense_product(weights: Tensor, x: Tensor) -> Tensor:
+    def product(weights: Tensor, scale: Tensor, x: Tensor) -> Tensor:
+        spread = graph.spread(weights)
+        values, transposed = (spread * scale.index_select(0, ends) for ends in (graph.row, graph.col))
+        return graph.product(values, transposed.detach(), x)
+
+    def dense_sums_and_product(weights: Tensor, scale: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         zeros = torch.zeros(u + i, u + i, dtype=x.dtype)
         half = zeros.index_put((users, items + u), weights)
-        return (half + half.T) @ x
+        return (half + half.T).sum(1), scale[:, None] * (half + half.T) @ x
 
     def dense_dots(x: Tensor) -> Tensor:
         return (x[users] * x[items + u]).sum(1)
 
-    references = weights.detach().double().requires_grad_(), x.detach().double().requires_grad_()
+    references = [values.detach().double().requires_grad_() for values in (weights, scale, x)]
     with torch.autocast("cpu", torch.bfloat16):
-        ours = graph.weighted(weights, x), graph.edge_dots(x)
-    theirs = dense_product(*references), dense_dots(references[1])
+        ours = graph.row_sums(graph.spread(weights)), product(weights, scale, x), graph.edge_dots(x)
+    theirs = *dense_sums_and_product(*references), dense_dots(references[2])
     for one, other in zip(ours, theirs, strict=True):
         assert one.dtype == torch.float32
         torch.testing.assert_close(one.double(), other, atol=1e-5, rtol=1e-5)
-    our_gradients = torch.autograd.grad((ours[0] * upstream).sum() + (ours[1] ** 2).sum(), (weights, x))
-    their_gradients = torch.autograd.grad((theirs[0] * upstream).sum() + (theirs[1] ** 2).sum(), references)
+
+    def loss(sums: Tensor, product: Tensor, dots: Tensor) -> Tensor:
+        return (sums**2).sum() + (product * upstream).sum() + (dots**2).sum()
+
+    our_gradients = torch.autograd.grad(loss(*ours), (weights, scale, x))
+    their_gradients = torch.autograd.grad(loss(*theirs), references)
     for one, other in zip(our_gradients, their_gradients, strict=True):
         torch.testing.assert_close(one.double(), other, atol=1e-4, rtol=1e-4)
 
@@ -134,8 +143,8 @@ def test_without_csr_tensors_the_products_are_the_same(monkeypatch: pytest.Monke
     users, items = random_edges(7, 5, 0)
     adjacency = SymmetricAdjacency(*symmetric_normalization(users, items, 7, 5))
     weighted = WeightedAdjacency(users, items, 7, 5)
-    x, weights = torch.randn(12, 3), torch.rand(len(users))
-    wanted = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.weighted(weights, x), weighted.edge_dots(x)
+    x, values = torch.randn(12, 3), torch.rand(2 * len(users))
+    wanted = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.product(values, values, x), weighted.edge_dots(x)
     monkeypatch.setattr(graph, "_has_csr", lambda device: False)
-    found = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.weighted(weights, x), weighted.edge_dots(x)
+    found = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.product(values, values, x), weighted.edge_dots(x)
     torch.testing.assert_close(found, wanted)

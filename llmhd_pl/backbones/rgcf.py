@@ -12,12 +12,11 @@ from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_no
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
-from llmhd_pl.graph import WeightedAdjacency
+from llmhd_pl.graph import WeightedAdjacency, entry_dots
 from llmhd_pl.sample_weights import Batch
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
-_BLOCK = 2048  # the pairs multiplied at once on a CPU: their embeddings stay in its cache
-_LARGE_BLOCK = 2**20  # and on another device: 512 MB with embeddings of 64
+_BLOCK = 2**20  # the pairs multiplied at once on a GPU: 512 MB with embeddings of 64
 
 
 class _Denoised(NamedTuple):
@@ -25,8 +24,10 @@ class _Denoised(NamedTuple):
 
     features: Tensor
     """[users + items, d]: the sum of the embeddings of a node's neighbours."""
-    weights: Tensor
-    """[n]: the weights of the edges, 0 for those that are cut."""
+    values: Tensor
+    """[2n]: the values of the entries of the denoised graph, 0 for edges that are cut; without gradient."""
+    transposed: Tensor
+    """[2n]: the values of its transpose."""
     final: Tensor
     """[users + items, d]: the final embeddings."""
 
@@ -137,48 +138,44 @@ class RGCF(GraphBackbone):
 
     def auxiliary_loss(self, batch: Batch, batch_size: Tensor) -> Tensor:
         """Return ``ssl_weight`` times the sum of the users' InfoNCE between the two graphs, a scalar."""
-        features, weights, final = self._step or self._denoise()
-        others = self._diverse(features, weights.detach())[: self.num_users]
+        denoised = self._step or self._denoise()
+        others = self._diverse(denoised)[: self.num_users]
         drawn = drawn_nodes(others, self.num_contrasted, "rgcf", "users", self.seed, self.global_step)
-        mine = final[: self.num_users]
+        mine = denoised.final[: self.num_users]
         return self.ssl_weight * contrast(batch["user"], mine, others, self.temperature, drawn)
 
     def _denoise(self) -> _Denoised:
         """Weight the edges by the present embeddings, cut the unlikely ones, and propagate the features."""
-        features = self.graph(self.embedding.weight)
-        similarity = (self.graph.edge_dots(F.normalize(features, dim=1)) + 1) / 2
-        weights = torch.where(similarity < self.prune_below, 0.0, similarity)
-        scale = self._row_scale(weights)
+        graph = self.graph
+        features = graph(self.embedding.weight)
+        similarity = (graph.edge_dots(F.normalize(features, dim=1)) + 1) / 2
+        weights = graph.spread(torch.where(similarity < self.prune_below, 0.0, similarity))
+        scale = 1 / (graph.row_sums(weights) + 1e-7)
+        # The scales of the rows are multiplied into the values: rows of embeddings would take six times as long.
+        values = weights * scale.index_select(0, graph.row)
+        transposed = weights.detach() * scale.detach().index_select(0, graph.col)
         layer = total = features
         for _ in range(self.num_layers):
-            layer = scale * self.graph.weighted(weights, layer)
+            layer = graph.product(values, transposed, layer)
             total = total + layer
-        return _Denoised(features, weights, total / (self.num_layers + 1))
+        return _Denoised(features, values.detach(), transposed, total / (self.num_layers + 1))
 
-    def _row_scale(self, weights: Tensor) -> Tensor:
-        """Return 1 / (the sum of each row of the weighted graph): [users + items, 1]."""
-        ones = weights.new_ones(self.num_users + self.num_items, 1)
-        return 1 / (self.graph.weighted(weights, ones) + 1e-7)
-
-    def _diverse(self, features: Tensor, weights: Tensor) -> Tensor:
+    def _diverse(self, denoised: _Denoised) -> Tensor:
         """Return the final embeddings in the second graph, ``D^-1/2 (denoised graph + added edges) D^-1/2``.
 
-        D holds the sums of the rows of the matrix in the middle. The weights, [n], have no gradient.
+        D holds the sums of the rows of the matrix in the middle, whose values have no gradient.
         """
-        scale = self._row_scale(weights)
-        graph = self.graph
-        row = torch.repeat_interleave(scale.squeeze(1), graph.crow.diff(), output_size=len(graph.col))
-        median = (weights.index_select(0, graph.edge) * row).median()
-        added = self.draw_edges(features.detach())
-        values = median.expand(len(added.col) // 2)
-
-        def product(x: Tensor) -> Tensor:
-            return scale * graph.weighted(weights, x) + added.weighted(values, x)
-
-        root = (product(torch.ones_like(scale)) + 1e-7).rsqrt()
+        features, values, transposed, _ = denoised
+        graph, added = self.graph, self.draw_edges(features.detach())
+        median = values.median()
+        root = (graph.row_sums(values) + median * added.crow.diff() + 1e-7).rsqrt()
+        of_graph, of_added = (
+            root.index_select(0, some.row) * root.index_select(0, some.col) for some in (graph, added)
+        )
+        values, transposed, more = values * of_graph, transposed * of_graph, median * of_added
         layer = total = features
         for _ in range(self.num_layers):
-            layer = root * product(root * layer)
+            layer = graph.product(values, transposed, layer) + added.product(more, more, layer)
             total = total + layer
         return total / (self.num_layers + 1)
 
@@ -197,12 +194,14 @@ class RGCF(GraphBackbone):
             torch.randint(size, (_POOL * wanted,), generator=generator, device=features.device)
             for size in (self.num_users, self.num_items)
         )
-        block = _BLOCK if features.device.type == "cpu" else _LARGE_BLOCK
-        dots = torch.cat(  # F.embedding is faster than indexing
-            [
-                (F.embedding(some_users, features) * F.embedding(some_items + self.num_users, features)).sum(dim=1)
-                for some_users, some_items in zip(users.split(block), items.split(block), strict=True)
-            ]
-        )
+        # Pairs with the users in order are as random as any, because the items are, and they are a matrix in CSR.
+        if features.device.type == "cpu":
+            counts = torch.bincount(users, minlength=self.num_users)
+            users, crow = torch.repeat_interleave(counts), F.pad(counts.cumsum(0), (1, 0)).int()
+            dots = entry_dots(crow, items.int(), features[: self.num_users], features[self.num_users :])
+        else:  # to count would make the CPU wait
+            users = users.sort().values
+            nodes = zip(users.split(_BLOCK), (items + self.num_users).split(_BLOCK), strict=True)
+            dots = torch.cat([(F.embedding(u, features) * F.embedding(i, features)).sum(dim=1) for u, i in nodes])
         best = dots.topk(wanted, sorted=False).indices
         return WeightedAdjacency(users[best], items[best], self.num_users, self.num_items)

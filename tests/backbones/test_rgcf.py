@@ -104,6 +104,24 @@ def test_added_edges_are_the_most_similar_of_ten_times_as_many(monkeypatch: pyte
     assert other.crow.shape == graph.crow.shape
 
 
+@pytest.mark.parametrize(("num_users", "num_items"), [(3, 4), (30, 20)])  # more pairs than there are, and fewer
+def test_the_pairs_that_are_kept_have_the_highest_products(
+    monkeypatch: pytest.MonkeyPatch, num_users: int, num_items: int
+) -> None:
+    made = RGCF(num_users, num_items, embedding_dim=4, added_edges=0.5)
+    made.set_graph(torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 1, 1, 2, 2, 3]))
+    features, drawn = torch.randn(num_users + num_items, 4), []
+    randint = torch.randint
+    monkeypatch.setattr(torch, "randint", lambda *args, **kwargs: drawn.append(randint(*args, **kwargs)) or drawn[-1])
+    graph = made.draw_edges(features)
+    assert [draw.tolist() for draw in drawn] == [draw.tolist() for draw in drawn if len(draw) == 30]
+    users, items = drawn[0].sort().values, drawn[1]  # each item comes with a user that was drawn
+    dots = (features[users] * features[num_users + items]).sum(1)
+    best = dots.topk(3).indices
+    kept = zip(graph.row[:3].tolist(), graph.col[:3].tolist(), strict=True)
+    assert sorted(kept) == sorted(zip(users[best].tolist(), (items[best] + num_users).tolist(), strict=True))
+
+
 def test_extreme_graphs_give_finite_numbers() -> None:
     for arguments in ({"prune_below": 1.1}, {"added_edges": 0.0}):
         made = model(**arguments)

@@ -209,7 +209,7 @@ def test_larger_blocks_change_nothing(tmp_path: Path, name: str, monkeypatch: py
     """
     more: dict[str, Any] = {"dropout": 0.0} if name == "NeuMF" else {}
     monkeypatch.setattr("llmhd_pl.losses._PRODUCTS", 350)
-    monkeypatch.setattr("llmhd_pl.backbones.rgcf._LARGE_BLOCK", 100)
+    monkeypatch.setattr("llmhd_pl.backbones.rgcf._BLOCK", 100)
     monkeypatch.setattr("llmhd_pl.backbones.neumf._LARGE_BLOCK", (7, 11))
     ranked = []
     for device in ("pretend", "cpu"):
