@@ -16,7 +16,8 @@ from llmhd_pl.ranking import hits_among, top_items
 class RunningMean:
     """The mean of a loss over the samples of an epoch.
 
-    ``LightningModule.log`` in every step, or ``torchmetrics.MeanMetric``, would do, but takes a seventh of MF's epoch.
+    ``LightningModule.log`` in every step would do, or ``torchmetrics.MeanMetric``, but in a small model's step either
+    takes longer than the optimiser.
     """
 
     def __init__(self) -> None:
