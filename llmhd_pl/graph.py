@@ -73,8 +73,7 @@ def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_it
         ``crow``, int32 [nodes + 1], ``col``, int32 [2n], and ``val``, float32 [2n].
     """
     crow, col, edge = symmetric_csr(users, items, num_users, num_items)
-    every = torch.ones_like(users, dtype=torch.bool)
-    return crow, col, edge_normalization(users, items, num_users, num_items, every)[edge]
+    return crow, col, edge_normalization(users, items, num_users, num_items, torch.ones_like(users).bool())[edge]
 
 
 @cache
@@ -192,12 +191,13 @@ class SymmetricAdjacency(nn.Module):
         return total
 
     def _layer_sum(self, x: Tensor, weights: tuple[float, ...]) -> Tensor:
-        total = x * weights[-1]
-        for weight in reversed(weights[:-1]):
-            total = _product(self.crow, self.col, self.val, total)
+        total = x
+        for layer, weight in enumerate(reversed(weights[:-1])):
+            val = self.val if layer else self.val * weights[-1]  # there are fewer values than numbers in x
+            total = _product(self.crow, self.col, val, total)
             if weight:
                 total.add_(x, alpha=weight)
-        return total
+        return total if len(weights) > 1 else x * weights[0]
 
     def forward(self, x: Tensor) -> Tensor:
         """Return ``A x`` of node embeddings, [nodes, d]: float32 [nodes, d]."""

@@ -16,8 +16,7 @@ from llmhd_pl.ranking import hits_among, top_items
 class RunningMean:
     """The mean of a loss over the samples of an epoch.
 
-    ``LightningModule.log`` in every step would do, or ``torchmetrics.MeanMetric``, but in a small model's step either
-    takes longer than the optimiser.
+    ``LightningModule.log`` in every step would do, but it is a noticeable part of a small model's step.
     """
 
     def __init__(self) -> None:
