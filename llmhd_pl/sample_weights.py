@@ -29,7 +29,8 @@ class SampleWeights:
     never_padded = False
     """Whether no batch has padding, so that a GPU need not be waited for in every step to look for it."""
     checks_finite = False
-    """Whether ``training_step`` itself raises if a loss or a prediction is not finite, so that nobody checks again."""
+    """Whether ``training_step`` itself raises if a loss or a prediction is not finite, so that nobody checks again. A
+    child class whose step does not call its parent's sets it to False."""
     _denoisers: tuple[Denoiser, ...] = ()
     _asked = False  # whether a step has asked for weights since a denoiser was attached
 
