@@ -38,8 +38,8 @@ class StepRecords:
         items: The item of each training sample, int64 [n].
         labels: The label of each training sample, int64 [n], or None.
         weight_key: Where the weights are in the batch; None for a module with ``SampleWeights``.
-        module: The module, which says by ``SampleWeights.never_padded`` whether a sample of -1 is padding, and by
-            ``checks_finite`` whether it has looked for losses that are not finite.
+        module: The module, which says by ``SampleWeights.never_padded`` whether a sample of -1 is padding, and by the
+            mark of ``checks_finite`` whether its step has looked for losses that are not finite.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class StepRecords:
     ) -> None:
         self.users, self.items, self.labels, self.weight_key = users, items, labels, weight_key
         self.padded = not getattr(module, "never_padded", False)
-        self._checked = getattr(module, "checks_finite", False)
+        self._checked = getattr(module.training_step, "checks_finite", False)
         self.finite = FiniteCheck("losses or predictions that training_step returned")
         self._records: list[_Record] = []
         self._looked_at = 0
@@ -87,13 +87,13 @@ class StepRecords:
             raise
 
     def padded_weights(self, store: SampleStore, sample: Tensor, negative: Tensor | None) -> Tensor:
-        """Return the weights of samples of any shape, of which those that are -1 have the weight 1.
+        """Return the weights of samples of any shape; padding has the weight 1.
 
         Raises:
-            IndexError: If a number is neither a row of the interactions nor -1.
+            IndexError: If a number is neither a row of the interactions nor padding.
         """
         weights = torch.ones((*sample.shape, 2) if store.pointwise else sample.shape, device=sample.device)
-        known = sample != -1
+        known = sample != -1 if self.padded else torch.ones_like(sample, dtype=torch.bool)
         weights[known] = self.weights_of(store, sample[known], None if negative is None else negative[known])
         return weights
 

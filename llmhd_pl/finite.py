@@ -1,14 +1,27 @@
 """Numbers that are not finite end a run: a NaN that is ranked or recorded looks like a result."""
 
 import math
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+
+Step = TypeVar("Step", bound=Callable[..., Any])
 
 _REMEDY = (
     "Lower the learning rate, clip the gradient (--trainer.gradient_clip_val 1), or train in a wider precision; the "
     "checkpoints that were written before are intact."
 )
+
+
+def checks_finite(training_step: Step) -> Step:
+    """Mark a ``training_step`` that itself raises if a loss or a prediction is not finite, so that nobody checks again.
+
+    A child class that overrides the step is without the mark.
+    """
+    training_step.checks_finite = True  # type: ignore[attr-defined]
+    return training_step
 
 
 class FiniteCheck:

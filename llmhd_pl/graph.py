@@ -193,7 +193,7 @@ class SymmetricAdjacency(nn.Module):
     def _layer_sum(self, x: Tensor, weights: tuple[float, ...]) -> Tensor:
         total = x
         for layer, weight in enumerate(reversed(weights[:-1])):
-            val = self.val if layer else self.val * weights[-1]  # there are fewer values than numbers in x
+            val = self.val if layer else self.val.to(x.dtype) * weights[-1]  # on sparse data fewer numbers than x
             total = _product(self.crow, self.col, val, total)
             if weight:
                 total.add_(x, alpha=weight)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from pytorch_lightning import LightningModule
 from torch import Tensor
 from torch.nn import Module
 from torchmetrics import Metric
@@ -13,8 +14,8 @@ from llmhd_pl.precision import at_least_float32, keeping_dtype
 from llmhd_pl.ranking import hits_among, top_items
 
 
-class RunningMean:
-    """The mean of a loss over the samples of an epoch.
+class MeanLoss:
+    """The mean loss of an epoch's samples, which is logged as ``train/loss`` in the last step of the epoch.
 
     ``LightningModule.log`` in every step would do, but it is a noticeable part of a small model's step.
     """
@@ -23,20 +24,24 @@ class RunningMean:
         self._sum: Tensor | float = 0.0
         self._count = 0
 
-    def update(self, mean: Tensor, count: int, anew: bool) -> None:
-        """Add the samples of a step.
+    def update(self, module: LightningModule, mean: Tensor, count: int) -> None:
+        """Add the samples of a step; call it within ``training_step``.
 
         Args:
+            module: The module that trains, which logs.
             mean: The mean loss of the samples, a scalar without gradient.
             count: The number of samples.
-            anew: Whether they are the first ones of an epoch.
         """
-        before = (0.0, 0) if anew else (self._sum, self._count)
-        self._sum, self._count = before[0] + at_least_float32(mean) * count, before[1] + count
+        self._sum, self._count = self._sum + at_least_float32(mean) * count, self._count + count
+        if module.trainer.is_last_batch:
+            self.log(module)
 
-    def compute(self) -> Tensor | None:
-        """Return the mean, a scalar; None if there were no samples."""
-        return torch.as_tensor(self._sum) / self._count if self._count else None
+    def log(self, module: LightningModule) -> None:
+        """Log the mean and begin anew; no-op if it has just been logged."""
+        if self._count:
+            mean = torch.as_tensor(self._sum) / self._count
+            module.log("train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
+        self._sum, self._count = 0.0, 0
 
 
 def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str = "Ranking") -> tuple[Tensor, Tensor]:

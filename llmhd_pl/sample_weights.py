@@ -28,9 +28,6 @@ class SampleWeights:
     """Where the batch holds the samples: a name, or a path such as ("features", "sample")."""
     never_padded = False
     """Whether no batch has padding, so that a GPU need not be waited for in every step to look for it."""
-    checks_finite = False
-    """Whether ``training_step`` itself raises if a loss or a prediction is not finite, so that nobody checks again. A
-    child class whose step does not call its parent's sets it to False."""
     _denoisers: tuple[Denoiser, ...] = ()
     _asked = False  # whether a step has asked for weights since a denoiser was attached
 
@@ -140,10 +137,10 @@ class SampleWeights:
         return weights, counts
 
     def _product(self, rows: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
-        results = [denoiser(rows, losses) for denoiser in self._denoisers]
-        pairs = [result if isinstance(result, tuple) else (result, result) for result in results]
-        weights, counts = (values.expand_as(losses) for values in pairs[0])
-        for weight, count in pairs[1:]:
+        weights = counts = torch.ones_like(losses)
+        for denoiser in self._denoisers:
+            result = denoiser(rows, losses)
+            weight, count = result if isinstance(result, tuple) else (result, result)
             weights, counts = weights * weight, counts * count
         return weights, counts
 

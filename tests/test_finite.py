@@ -166,6 +166,21 @@ def test_what_a_module_of_ones_own_returns_is_checked_before_it_is_recorded(
         fit.fit(Own(), catalog())
 
 
+@pytest.mark.parametrize("what", ["losses", "positive_score", "negative_score"])
+def test_what_a_child_of_a_backbone_returns_is_checked(tmp_path: Path, what: str) -> None:
+    """A backbone's own step has been checked; the one that overrides it has not."""
+
+    class Child(MF):
+        def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> dict[str, Tensor]:
+            outputs = super().training_step(batch, batch_idx)
+            return outputs | {what: outputs[what].clone().fill_(torch.nan)}
+
+    data = catalog()
+    fit = trainer(tmp_path, SampleRecorder(), max_epochs=1, limit_val_batches=0, enable_checkpointing=False)
+    with pytest.raises(FloatingPointError, match=r"Epoch 0, step 0: .*training_step returned are not finite"):
+        fit.fit(Child(data.num_users, data.num_items, embedding_dim=4), data)
+
+
 @pytest.mark.parametrize("name", ["learning_rate", "l2"])
 @pytest.mark.parametrize("bad", [*BAD, -1.0])
 def test_settings_that_are_no_numbers_are_refused(name: str, bad: float) -> None:

@@ -1,4 +1,5 @@
 import math
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -6,11 +7,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchmetrics import MeanMetric
 from torchmetrics.retrieval import RetrievalNormalizedDCG, RetrievalRecall
 
-from llmhd_pl.metrics import NDCG, Recall, RunningMean, auc, rank_hits
+from llmhd_pl.metrics import NDCG, MeanLoss, Recall, auc, rank_hits
 
 
 def by_hand(scores: np.ndarray, seen: np.ndarray, relevant: np.ndarray, k: int) -> tuple[float, float]:
@@ -129,19 +131,35 @@ def test_a_model_of_another_precision_does_not_round_the_sums(dtype: torch.dtype
     assert not list(holder.buffers())  # DDP would broadcast them in every step
 
 
+class Stepping:
+    """Stands for a module that is in a step of its training."""
+
+    def __init__(self) -> None:
+        self.trainer = SimpleNamespace(is_last_batch=False)
+        self.logged: list[Tensor] = []
+
+    def log(self, name: str, value: Tensor, **more: Any) -> None:
+        assert name == "train/loss" and more["on_epoch"] and not more["on_step"]
+        self.logged.append(value)
+
+
 @given(st.lists(st.tuples(st.floats(-100, 100, width=32), st.integers(1, 2000)), min_size=1, max_size=30))
-def test_the_running_mean_is_that_of_torchmetrics(steps: list[tuple[float, int]]) -> None:
-    mean, reference = RunningMean(), MeanMetric()
-    assert mean.compute() is None
-    mean.update(torch.tensor(7.0), 3, anew=False)  # of the epoch before
-    for place, (value, count) in enumerate(steps):
-        mean.update(torch.tensor(value), count, anew=place == 0)
-        reference.update(torch.tensor(value), count)
-    torch.testing.assert_close(mean.compute(), reference.compute(), rtol=1e-4, atol=1e-4)
+def test_the_mean_loss_is_that_of_torchmetrics(steps: list[tuple[float, int]]) -> None:
+    mean, module = MeanLoss(), Stepping()
+    for _ in range(2):  # epochs
+        reference = MeanMetric()
+        for place, (value, count) in enumerate(steps):
+            module.trainer.is_last_batch = place == len(steps) - 1
+            mean.update(module, torch.tensor(value), count)  # type: ignore[arg-type]
+            reference.update(torch.tensor(value), count)
+        mean.log(module)  # type: ignore[arg-type]  # the second time has no effect
+        torch.testing.assert_close(module.logged.pop(), reference.compute(), rtol=1e-4, atol=1e-4)
+        assert not module.logged
 
 
-def test_the_running_mean_is_summed_in_float32() -> None:
-    mean = RunningMean()
-    for step in range(1000):
-        mean.update(torch.tensor(0.5, dtype=torch.bfloat16), 1024, anew=step == 0)
-    assert mean.compute() == torch.tensor(0.5)
+def test_the_mean_loss_is_summed_in_float32() -> None:
+    mean, module = MeanLoss(), Stepping()
+    for _ in range(1000):
+        mean.update(module, torch.tensor(0.5, dtype=torch.bfloat16), 1024)  # type: ignore[arg-type]
+    mean.log(module)  # type: ignore[arg-type]
+    assert module.logged == [torch.tensor(0.5)]

@@ -11,8 +11,8 @@ from torchmetrics import MetricCollection
 
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
 from llmhd_pl.backbones.comparisons import compare
-from llmhd_pl.finite import FiniteCheck, check_parameters
-from llmhd_pl.metrics import NDCG, Recall, RunningMean
+from llmhd_pl.finite import FiniteCheck, check_parameters, checks_finite
+from llmhd_pl.metrics import NDCG, MeanLoss, Recall
 from llmhd_pl.processes import reduced
 from llmhd_pl.ranking import AT_ONCE, Top, hits_among, top_items, top_items_by_users
 from llmhd_pl.sample_weights import Batch, SampleWeights
@@ -53,7 +53,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         FloatingPointError: In a run, if a loss, a prediction or a parameter is not finite.
     """
 
-    never_padded = checks_finite = True
+    never_padded = True
 
     def __init__(
         self,
@@ -97,12 +97,11 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
         self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
-        self._mean_loss = RunningMean()
+        self._mean_loss = MeanLoss()
 
     def on_train_epoch_end(self) -> None:
-        """Log the mean loss, and check that the model is finite before the epoch's checkpoint is written."""
-        if (mean := self._mean_loss.compute()) is not None:
-            self.log("train/loss", mean, prog_bar=True)
+        """Check that the model is finite before the epoch's checkpoint is written."""
+        self._mean_loss.log(self)  # of an epoch that max_steps has ended
         self._losses.verify(self.current_epoch)
         self._predictions.verify(self.current_epoch)
         check_parameters(self, f"Epoch {self.current_epoch}")
@@ -114,6 +113,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             RuntimeError: If the trainer's data module does not know them.
         """
         super().on_fit_start()
+        self._mean_loss = MeanLoss()  # an earlier fit may have been broken off
         if self.negatives == "in-batch":
             remedy = "Pass a data module that has them, or train with negatives='shared'."
             _, items = training_interactions(self.trainer, self, remedy)
@@ -178,12 +178,13 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         """
         return None
 
+    @checks_finite
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Compute the loss of a batch of triples.
 
         Args:
             batch: The training batch.
-            batch_idx: The number of the batch in the epoch.
+            batch_idx: The number of the batch in the epoch; not used.
 
         Returns:
             ``loss`` (a scalar, with gradient) and, without gradient, ``losses`` ([B], or [B, 2] for "bce"),
@@ -192,8 +193,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         users = batch["user"]
         compared = compare(self, batch)
         losses, batch["negative"] = compared.losses, compared.negative
-        # Not all predictions of a softmax, which would be a pass over a large product: what is wrong with them is wrong
-        # with the loss, too.
+        # Not all predictions of a softmax: what is wrong with them is wrong with the loss, too.
         pair = torch.cat([compared.positive_score, compared.negative_score]).detach()
         self._predictions.see(pair, self.current_epoch, self.global_step)
         weights, counts = self.weights_and_counts(batch, losses)
@@ -202,7 +202,7 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         local = torch.stack([counts.sum(), counts.new_full((), len(users))])
         count, samples = reduced(self.trainer, local, "mean")
         loss = (weights * losses).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
-        self._mean_loss.update(loss.detach(), len(users), anew=batch_idx == 0)
+        self._mean_loss.update(self, loss.detach(), len(users))
         if self.l2 > 0:
             loss = loss + self.l2 / 2 * self.squared_norms(batch).sum() / samples
         auxiliary = self.auxiliary_loss(batch, samples * self.trainer.world_size)

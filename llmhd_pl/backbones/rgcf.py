@@ -12,6 +12,7 @@ from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_no
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
+from llmhd_pl.finite import checks_finite
 from llmhd_pl.graph import WeightedAdjacency, entry_dots
 from llmhd_pl.sample_weights import Batch
 
@@ -118,6 +119,7 @@ class RGCF(GraphBackbone):
         assert isinstance(graph, WeightedAdjacency)
         return graph
 
+    @checks_finite
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """Compute the loss of a batch; see ``Backbone``. The graph is denoised once for all terms of the loss."""
         self._step = self._denoise()
@@ -194,7 +196,8 @@ class RGCF(GraphBackbone):
             torch.randint(size, (_POOL * wanted,), generator=generator, device=features.device)
             for size in (self.num_users, self.num_items)
         )
-        # Pairs with the users in order are as random as any, because the items are, and they are a matrix in CSR.
+        # Sorting the users changes nothing, because the items are drawn independently of them, and sorted pairs are a
+        # pattern in CSR.
         if features.device.type == "cpu":
             counts = torch.bincount(users, minlength=self.num_users)
             users, crow = torch.repeat_interleave(counts), F.pad(counts.cumsum(0), (1, 0)).int()

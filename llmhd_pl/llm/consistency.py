@@ -12,7 +12,7 @@ from llmhd_pl.llm.prompts import item_profile
 SIMILAR = 0.5
 """The TF-IDF cosine from which on two texts count as similar: they share half of what they say."""
 _LAGS = 5  # only items of a user that are at most so far apart in the list are compared
-_MOST = 5000  # pairs compared in one call: a share of so many is known to within 2 percentage points
+_MOST = 20_000  # pairs compared in one call: more would not change the picture
 
 
 class SimilarItems:

@@ -176,7 +176,7 @@ def test_predict_gives_the_best_unseen_items() -> None:
 
 
 class Collecting(Callback):
-    """Collects the losses and the sizes of an epoch's steps, and the mean that was logged."""
+    """Collects the losses and the sizes of an epoch's steps, and the mean that is logged when callbacks act."""
 
     def __init__(self) -> None:
         self.epochs: list[tuple[list[tuple[float, int]], float]] = []
@@ -185,9 +185,8 @@ class Collecting(Callback):
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.steps.append((float(outputs["loss"]), len(batch["user"])))
 
-    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.current_epoch:
-            self.epochs.append((self.steps, float(trainer.callback_metrics["train/loss"])))
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs.append((self.steps, float(trainer.callback_metrics["train/loss"])))
         self.steps = []
 
 
@@ -195,12 +194,31 @@ def test_the_logged_loss_is_the_mean_over_the_samples_of_its_epoch() -> None:
     data = tiny_catalog()
     model, collecting = MF(data.num_users, data.num_items, embedding_dim=4, l2=0.0), Collecting()
     trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=[collecting])
-    model._mean_loss.update(torch.tensor(1e6), 1000, anew=False)  # what a fit that was broken off leaves
+    model._mean_loss._sum, model._mean_loss._count = 1e6, 1000  # what a fit that was broken off leaves
     trainer.fit(model, data)
-    assert len(collecting.epochs) == 3
+    assert len(collecting.epochs) == 4
     for steps, logged in collecting.epochs:
-        losses, sizes = zip(*steps, strict=True)
+        sizes = [size for _, size in steps]
         assert len(set(sizes)) == 2  # the last batch is smaller
-        assert (
-            logged == pytest.approx(sum(loss * size for loss, size in steps) / sum(sizes), rel=1e-6) and losses[0] < 1
-        )
+        assert logged == pytest.approx(sum(loss * size for loss, size in steps) / sum(sizes), rel=1e-6)
+
+
+def test_an_epoch_that_max_steps_ends_has_a_loss() -> None:
+    data = tiny_catalog()
+    model = MF(data.num_users, data.num_items, embedding_dim=4, l2=0.0)
+    trainer = quiet_trainer(max_steps=2, limit_val_batches=0)
+    trainer.fit(model, data)
+    assert 0.5 < float(trainer.callback_metrics["train/loss"]) < 1
+
+
+def test_weights_of_any_type_become_those_of_the_losses(batch: dict[str, Tensor]) -> None:
+    """A denoiser may return booleans, half precision or a number; what it returned is not changed by who gets it."""
+    kept = torch.tensor([True, False])
+    for given in (kept, kept.half(), 1.0):
+        model = mf_by_hand("bpr", l2=0.0)
+        model.attach_denoiser(lambda batch, losses, given=given: given)  # type: ignore[misc]
+        weights, counts = model.weights_and_counts(batch, torch.ones(2))
+        assert weights.dtype == counts.dtype == torch.float32 and weights.shape == counts.shape == (2,)
+        expected = weights.clone()
+        weights[0] = 7
+        assert torch.equal(counts, expected) and kept.tolist() == [True, False]

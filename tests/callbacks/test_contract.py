@@ -291,6 +291,17 @@ def test_every_batch_is_checked_for_samples_that_there_are_not(tmp_path: Path, m
         quiet(tmp_path, recorder).fit(module(), DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
 
+def test_padding_is_refused_in_every_batch_of_a_module_without_any(tmp_path: Path) -> None:
+    class Unpadded(Weighted):
+        never_padded = True
+
+    batches = [{"sample": torch.tensor([0, 2, 1]), "weight": torch.ones(3)} for _ in range(30)]
+    batches[-1]["sample"] = torch.tensor([0, PAD, 1])
+    recorder = SampleRecorder(users=[0, 1, 1], items=[0, 1, 2], weight_key="weight")
+    with pytest.raises(IndexError, match=r"names sample -1, .*no padding, because the module says never_padded"):
+        quiet(tmp_path, recorder).fit(Unpadded(), DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+
+
 def test_users_by_numbers_of_the_batch_s_own(tmp_path: Path) -> None:
     columns = {"sample": [2, 0, 1], "user": [9, 3, 9], "item": [30, 10, 20]}  # another numbering, the same users
     quiet(tmp_path, SampleRecorder(users=[0, 1, 1], items=[0, 1, 2])).fit(Rows(), rows(**columns))
