@@ -22,6 +22,7 @@ def trainer(step: int = 0, epoch: int = 0, max_epochs: int = 10, samples: int = 
         world_size=1, global_step=step, current_epoch=epoch, max_epochs=max_epochs,
         datamodule=SimpleNamespace(train_users=torch.zeros(samples), train_items=torch.zeros(samples)),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
+        is_last_batch=False,
     )  # fmt: skip
 
 
