@@ -100,8 +100,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         self._mean_loss = MeanLoss()
 
     def on_train_epoch_end(self) -> None:
-        """Check that the model is finite before the epoch's checkpoint is written."""
-        self._mean_loss.log(self)  # of an epoch that max_steps has ended
+        """Log the mean loss if no last step has, and check the model before the epoch's checkpoint is written."""
+        self._mean_loss.log(self)
         self._losses.verify(self.current_epoch)
         self._predictions.verify(self.current_epoch)
         check_parameters(self, f"Epoch {self.current_epoch}")

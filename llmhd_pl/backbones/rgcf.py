@@ -153,7 +153,7 @@ class RGCF(GraphBackbone):
         similarity = (graph.edge_dots(F.normalize(features, dim=1)) + 1) / 2
         weights = graph.spread(torch.where(similarity < self.prune_below, 0.0, similarity))
         scale = 1 / (graph.row_sums(weights) + 1e-7)
-        # The scales of the rows are multiplied into the values: rows of embeddings would take six times as long.
+        # The scales of the rows are multiplied into the values, which are fewer numbers than the rows of embeddings.
         values = weights * scale.index_select(0, graph.row)
         transposed = weights.detach() * scale.detach().index_select(0, graph.col)
         layer = total = features

@@ -10,6 +10,7 @@ Reduce = Callable[[Tensor], Tensor]
 
 _DIGIT = 16  # bits per pass
 _LOW = 2**_DIGIT - 1
+_OFFSET = 2 ** (_DIGIT - 1)  # added to the upper digit of a key, which has a sign
 _NOTHING = -(2**31)  # the key of NaN; no other value has it
 _CHUNK = 2**20  # values at once: the temporary memory does not grow with the samples
 
@@ -38,16 +39,16 @@ def largest(values: Tensor, fraction: float, reduce: Reduce = alone) -> Tensor:
     few = list(_keys(values)) if len(values) <= _CHUNK else None  # many are made anew in each pass
     histogram = torch.zeros(2**_DIGIT, dtype=torch.int64, device=values.device)
     for keys in few or _keys(values):
-        histogram += _histogram((keys >> _DIGIT) + 2**15)
+        histogram += _histogram((keys >> _DIGIT) + _OFFSET)
     histogram[0] = 0  # NaN
     histogram = reduce(histogram)
     left = round(fraction * int(histogram.sum()))
     if left <= 0:
         return torch.zeros(len(values), dtype=torch.bool, device=values.device)
     high, left, _ = _digit_of(left, histogram)
-    rest = torch.cat([keys[keys >> _DIGIT == high - 2**15] for keys in few or _keys(values)])
+    rest = torch.cat([keys[keys >> _DIGIT == high - _OFFSET] for keys in few or _keys(values)])
     low, left, equal = _digit_of(left, reduce(_histogram(rest & _LOW)))
-    threshold = ((high - 2**15) << _DIGIT) | low
+    threshold = ((high - _OFFSET) << _DIGIT) | low
     mask = torch.cat([keys >= threshold for keys in few or _keys(values)])
     if left < equal:
         tied = torch.cat([keys == threshold for keys in few or _keys(values)]).nonzero().flatten()
