@@ -13,6 +13,7 @@ from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from small_fits import NAN, FakeScorer, Method, catalog, playback, quiet
 from torch import Tensor
+from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, IterableDataset
 
 from llmhd_pl import DCF, LLMHD, MF, RCE, TCE, LexicalScorer, LossDropping, NoiseOracle
@@ -229,6 +230,19 @@ def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
     for name in ("losses", "positive", "weights", "status"):
         assert torch.equal(states[0][name].nan_to_num(-9.0), states[1][name].nan_to_num(-9.0)), name
     assert (states[0]["weights"] == 0).sum() == 2  # .3 of the seven that are seen
+
+
+def test_a_sample_of_two_processes_is_refused(tmp_path: Path) -> None:
+    class Everything(Sequential):
+        def train_dataloader(self) -> Any:
+            return DataLoader(list(sequences(own=0.5)), batch_size=None)  # type: ignore[arg-type]
+
+    samples = recorder(weight_key=("features", "weight"))
+    trainer = quiet(
+        tmp_path, samples, max_epochs=1, devices=2, strategy="ddp_fork", use_distributed_sampler=False
+    )  # fmt: skip
+    with pytest.raises(ProcessRaisedException, match=r"Sample \d was trained on by 2 processes\. .*users"):
+        trainer.fit(Everything())
 
 
 # --- Silent harm ------------------------------------------------------------------------------------------------------
