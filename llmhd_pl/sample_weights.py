@@ -141,9 +141,7 @@ class SampleWeights:
         for denoiser in self._denoisers:
             result = denoiser(rows, losses)
             weight, count = result if isinstance(result, tuple) else (result, result)
-            same = counts is weights and count is weight  # true of all that weight losses without rewriting them
-            weights = weights * weight
-            counts = weights if same else counts * count
+            weights, counts = weights * weight, counts * count
         return weights, counts
 
 
