@@ -211,7 +211,7 @@ class Tabular:
         kind = kind.value_type if pa.types.is_dictionary(kind) else kind
         if pa.types.is_integer(kind):
             return pa.int64()
-        if is_text(kind):
+        if is_text(kind) or pa.types.is_null(kind):  # null is the type of no values, or of missing ones alone
             return pa.string()
         raise ValueError(
             f"{self.name}: column {column!r} holds identifiers, but its type is {kind}"

@@ -223,6 +223,8 @@ def test_fit_from_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ),
         (frame(("a", "x", 1, True)), {"split": "temporal"}, "column 'time' holds times, but its type is bool"),
         (frame(("a", "x")).iloc[:0].astype(str), {}, "has no rows. Add"),
+        (frame(("a", "x")).iloc[:0].astype(object), {}, "has no rows. Add"),
+        (frame(("a", "x")).assign(user_id=None), {}, "row 1: user_id is missing"),
         (frame(("a", "x", 1)), {"rating_threshold": 3}, "no interaction is left after rating_threshold=3"),
     ],
 )
