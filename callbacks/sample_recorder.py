@@ -160,7 +160,7 @@ class SampleRecorder(HeldTrainer):
             self._state = state
             pointwise = getattr(getattr(pl_module, "hparams", None), "objective", None) == "bce"
             state.begin(pointwise, trainer.strategy.root_device)
-        self._known.restored, self._known.shared = False, trainer.world_size > 1
+        self._known.restored = False
         self._recorded = 0  # records since the last decision
         self._records = StepRecords(self.users, self.items, self.labels, self.weight_key, pl_module)
         if self.weight_key is None:

@@ -37,8 +37,6 @@ class SampleState:
         """The steps taken, and those until the last decision; all fits together."""
         self.restored = False
         """Whether the samples are those of a checkpoint, and no epoch has ended since."""
-        self.shared = False
-        """Whether other processes train on samples of their own, so that somebody asks which are this one's."""
 
     def begin(self, pointwise: bool, device: torch.device) -> None:
         """Make room for the samples, with one or two losses each."""
@@ -72,9 +70,8 @@ class SampleState:
             self.store.begin_epoch(epoch)
 
     def own(self, sample: Tensor) -> None:
-        """Note that this process has trained on some samples, int64 [B]; no-op on one process, which owns them all."""
-        if self.shared:
-            self._mine.index_fill_(0, sample, 1)  # which does not wait for a GPU, as an assignment would
+        """Note that this process has trained on some samples, int64 [B]."""
+        self._mine.index_fill_(0, sample, 1)  # which does not wait for a GPU, as an assignment would
 
     def disown(self, owned: Tensor | None, epoch: int) -> None:
         """Forget the losses of other processes' samples, which a checkpoint of all processes has brought.

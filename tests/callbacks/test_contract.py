@@ -232,17 +232,22 @@ def test_two_processes_see_what_one_sees(tmp_path: Path) -> None:
     assert (states[0]["weights"] == 0).sum() == 2  # .3 of the seven that are seen
 
 
-def test_a_sample_of_two_processes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("of_an_earlier_fit", [False, True])
+def test_a_sample_of_two_processes_is_refused(tmp_path: Path, of_an_earlier_fit: bool) -> None:
+    """What one process has seen in an earlier fit is known to both: their sums would count it twice."""
+
     class Everything(Sequential):
         def train_dataloader(self) -> Any:
             return DataLoader(list(sequences(own=0.5)), batch_size=None)  # type: ignore[arg-type]
 
     samples = recorder(weight_key=("features", "weight"))
-    trainer = quiet(
-        tmp_path, samples, max_epochs=1, devices=2, strategy="ddp_fork", use_distributed_sampler=False
-    )  # fmt: skip
+    module: Sequential = Everything()
+    if of_an_earlier_fit:
+        module = Ranks()
+        quiet(tmp_path, samples, max_epochs=1).fit(module)
+    trainer = quiet(tmp_path, samples, max_epochs=1, devices=2, strategy="ddp_fork", use_distributed_sampler=False)
     with pytest.raises(ProcessRaisedException, match=r"Sample \d was trained on by 2 processes\. .*users"):
-        trainer.fit(Everything())
+        trainer.fit(module)
 
 
 # --- Silent harm ------------------------------------------------------------------------------------------------------
