@@ -296,6 +296,15 @@ def test_names_of_methods_are_no_markup(capsys: pytest.CaptureFixture[str]) -> N
     assert all(name in printed for name in names)
 
 
+@pytest.mark.parametrize(("methods", "height"), [(4, 675), (40, 40 * 30)])  # pixels; a line of text takes 30
+def test_the_names_in_a_picture_do_not_overlap(tmp_path: Path, methods: int, height: int) -> None:
+    names = [f"method {number}" for number in range(methods)]
+    runs = pd.DataFrame({"method": names, "backbone": "MF", "noise_ratio": 0.2, "ndcg@10": 0.1})
+    tables._plot(runs, tmp_path / "picture.png")
+    header = (tmp_path / "picture.png").read_bytes()[:24]
+    assert int.from_bytes(header[20:24], "big") >= height
+
+
 def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     wrong = {"trainer": {"callbacks": [{"class_path": "llmhd_pl.callbacks.VariancePruning"}]}}  # without the recorder
     done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))

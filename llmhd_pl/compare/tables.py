@@ -94,6 +94,7 @@ def _plot(runs: pd.DataFrame, path: Path) -> None:
     telling = [column for column in ("method", "backbone") if runs[column].nunique() > 1] or ["method"]
     groups = {", ".join(map(str, key)): group for key, group in runs.groupby(telling, sort=False)}
     if runs["noise_ratio"].nunique() == 1:
+        figure.set_figheight(max(4.5, 1 + 0.22 * len(groups)))  # inches; a line of text takes 0.2
         means, deviations = ([group["ndcg@10"].agg(what) for group in groups.values()] for what in ("mean", "std"))
         axes.errorbar(means, list(groups), xerr=pd.Series(deviations).fillna(0), fmt="o", capsize=3)
         axes.invert_yaxis()
