@@ -128,7 +128,7 @@ class LLMSampleScorer(EpochEndCallback):
         observed_wanted, sampled_wanted = self._wanted(epoch)
         suspicious = observed(epoch.status != CLEAN).cpu()
         self.scorer.fault = ""  # what happens from now on may explain why there is no answer
-        positive, agreement = self.judgements.score_observed(epoch.number, observed_wanted.nonzero().flatten())
+        positive, agreement = self.judgements.score_observed(epoch.number, observed_wanted)
         negative = torch.full_like(positive, torch.nan)
         sampled = sampled_wanted.nonzero().flatten()
         negative[sampled] = self.judgements.score(epoch.number, epoch.users[sampled], epoch.negatives[sampled])

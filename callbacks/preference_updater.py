@@ -89,8 +89,8 @@ class PreferenceUpdater(EpochEndCallback):
         wait_for_all(trainer)
         # The scorer has not been told what it did not answer: it is when the item is flagged next.
         unanswered = ~of_users(epoch.users.cpu(), revised)
-        epoch.false_positive_flags[disliked & unanswered] -= 1
-        epoch.false_negative_flags[liked & unanswered] -= 1
+        for flags, confident in ((epoch.false_positive_flags, disliked), (epoch.false_negative_flags, liked)):
+            flags -= (confident & unanswered).to(flags)
         counts = torch.tensor([int(disliked.sum()), int(liked.sum()), len(revised)], device=epoch.losses.device)
         false_positives, false_negatives, revisions = epoch.reduce(counts).tolist()
         pl_module.log("preferences/false_positives", float(false_positives))

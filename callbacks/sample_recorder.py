@@ -267,8 +267,7 @@ class SampleRecorder(HeldTrainer):
             sample, negative = check_batch(batch, self.sample_key)
             found = ~losses.isnan().view(*sample.shape, -1).any(dim=-1) & (sample >= 0)
             self._records.add(sample[found], losses[found], None, None if negative is None else negative[found])
-        where = (trainer.current_epoch, trainer.global_step - 1)
-        self._recorded += self._records.write(self._known, pl_module, outputs, batch, self.sample_key, *where)
+        self._recorded += self._records.write(self._known, trainer, pl_module, outputs, batch, self.sample_key)
 
     def reduce(self, tensor: Tensor) -> Tensor:
         """Return the sum over all processes; with one process the tensor itself."""

@@ -43,6 +43,7 @@ class SampleState:
         self.store = SampleStore(self.num_samples, self.window, pointwise, device, self.keep)
         # What belongs to this process; the rest of the store is as the checkpoint had it.
         self._mine = torch.zeros(self.num_samples, dtype=torch.uint8, device=device)
+        self._all_mine = False  # whether nothing is left to note
 
     def go_on(self, epoch: int, step: int) -> None:
         """Count on from the last fit, whatever the trainer's epoch and step are."""
@@ -71,7 +72,8 @@ class SampleState:
 
     def own(self, sample: Tensor) -> None:
         """Note that this process has trained on some samples, int64 [B]."""
-        self._mine.index_fill_(0, sample, 1)  # which does not wait for a GPU, as an assignment would
+        if not self._all_mine:
+            self._mine.index_fill_(0, sample, 1)  # which does not wait for a GPU, as an assignment would
 
     def disown(self, owned: Tensor | None, epoch: int) -> None:
         """Forget the losses of other processes' samples, which a checkpoint of all processes has brought.
@@ -85,6 +87,7 @@ class SampleState:
             return
         owned = owned.to(self._mine.device)
         self._mine.copy_(owned)
+        self._all_mine = False
         self.store.losses[~owned] = torch.nan
         # A run that goes on within an epoch, or from the last step of one, before its end.
         if self.decided < self.store.epoch or self.store.epoch == self.number(epoch):
@@ -92,11 +95,12 @@ class SampleState:
                 scores[self.store.epoch % self.window, ~owned] = torch.nan
 
     def check_owners(self, trainer: Any) -> None:
-        """Check that no sample is trained on by several processes. Every process must call it.
+        """Check, at an epoch's end, that no sample is trained on by several processes. Every process must call it.
 
         Raises:
             RuntimeError: If one is.
         """
+        self._all_mine = bool(self._mine.all())
         if trainer.world_size > 1 and int((owners := reduced(trainer, self._mine.int())).max()) > 1:
             raise RuntimeError(
                 f"Sample {int(owners.argmax())} was trained on by {int(owners.max())} processes. What is known of a "

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import torch
-from pytorch_lightning import LightningModule
+from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.batches import Key
@@ -131,24 +131,22 @@ class StepRecords:
     def write(
         self,
         state: SampleState,
+        trainer: Trainer,
         module: LightningModule,
         outputs: Any,
         batch: Any,
         sample_key: Key,
-        epoch: int,
-        step: int,
     ) -> int:
         """Write the records of the step.
 
         Args:
             state: Where to.
+            trainer: The trainer; errors name its epoch and step.
             module: The module; errors name its class.
             outputs: What ``training_step`` returned. ``positive_score`` and ``negative_score``, if they are there, are
                 the predictions, and ``negative`` the sampled items in place of those in the batch.
             batch: The batch.
             sample_key: Where its samples are.
-            epoch: The epoch, for errors.
-            step: The step, for errors.
 
         Returns:
             The number of samples that were written.
@@ -171,7 +169,7 @@ class StepRecords:
                 # On a GPU a module that checks raises at the end of its own epoch, which comes after the decision.
                 if not self._checked or losses.device.type != "cpu":
                     # One check of all, because a check costs more than the values.
-                    self.finite.see(torch.cat([value.flatten() for value in (losses, *values)]), epoch, step)
+                    self._see(torch.cat([value.flatten() for value in (losses, *values)]), trainer)
                 state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):
@@ -187,12 +185,15 @@ class StepRecords:
             score = -observed(losses) if record.score is None else record.score
             # The loss of a sampled item grows with its prediction.
             of_sampled = losses[:, 1] if losses.dim() == 2 else None
-            self.finite.see(torch.cat([losses.flatten(), score]), epoch, step)
+            self._see(torch.cat([losses.flatten(), score]), trainer)
             state.match(losses)
             state.store.record(*_once(record.sample, score, of_sampled, losses, record.negative))
             state.own(record.sample)
             written += len(record.sample)
         return written
+
+    def _see(self, values: Tensor, trainer: Trainer) -> None:
+        self.finite.see(values, trainer.current_epoch, trainer.global_step - 1)
 
 
 def _once(

@@ -12,7 +12,7 @@ from llmhd_pl.llm.prompts import item_profile
 SIMILAR = 0.5
 """The TF-IDF cosine from which on two texts count as similar: they share half of what they say."""
 _LAGS = 5  # only items of a user that are at most so far apart in the list are compared
-_MOST = 20_000  # pairs compared in one call: more would not change the picture
+_MOST = 20_000  # pairs compared in one call, at most: more would not change the picture
 
 
 class SimilarItems:
@@ -40,17 +40,18 @@ class SimilarItems:
         answered = (~scores.isnan()).nonzero().flatten()
         order = answered[users[answered].argsort(stable=True)]
         users, items, fits = users[order], items[order], scores[order] >= threshold
-        first, second = torch.cat([_pairs(users, lag) for lag in range(1, _LAGS + 1)], dim=1)
-        if len(first) > _MOST:  # evenly over the users
-            kept = torch.linspace(0, len(first) - 1, _MOST).long()
-            first, second = first[kept], second[kept]
+        places = torch.arange(len(users))
+        if len(users) > _MOST // _LAGS:  # evenly over the users
+            places = torch.linspace(0, len(users) - 1, _MOST // _LAGS).long()
+        pairs = [_pairs(users, places[places < len(users) - lag], lag) for lag in range(1, _LAGS + 1)]
+        first, second = torch.cat(pairs, dim=1)
         rows = self._rows
         cosine = np.asarray(rows[items[first].numpy()].multiply(rows[items[second].numpy()]).sum(axis=1)).ravel()
         similar = torch.from_numpy(cosine >= SIMILAR)
         return int((fits[first] == fits[second])[similar].sum()), int(similar.sum())
 
 
-def _pairs(users: Tensor, lag: int) -> Tensor:
-    """Return the places in a list sorted by user that are ``lag`` apart and belong to one user, int64 [2, m]."""
-    first = (users[lag:] == users[:-lag]).nonzero().flatten()
+def _pairs(users: Tensor, places: Tensor, lag: int) -> Tensor:
+    """Return the places whose user is that of the place ``lag`` further on, and that place, int64 [2, m]."""
+    first = places[users[places] == users[places + lag]]
     return torch.stack([first, first + lag])

@@ -104,17 +104,17 @@ class Judgements:
             scores[known] = check_scores(self.scorer, self.scorer.score(self.preferences.current, pairs), pairs)
         return scores
 
-    def score_observed(self, epoch: int, samples: Tensor) -> tuple[Tensor, Agreement]:
+    def score_observed(self, epoch: int, wanted: Tensor) -> tuple[Tensor, Agreement]:
         """Return the scores of the observed items of some samples; only those not asked about yet are asked about.
 
         Args:
             epoch: The epoch, for the record of the preferences.
-            samples: The samples, int64 [m].
+            wanted: The samples, bool [n].
 
         Returns:
             The scores, float32 [n] with NaN for all other samples, and how far the new ones agree with the others.
         """
-        new = samples[~self._asked[samples]]
+        new = (wanted & ~self._asked).nonzero().flatten()
         users, items = self.users[new], self.items[new]
         scores, last = self.score(epoch, users, items), self._scores[new]
         again = ~last.isnan() & ~scores.isnan()
@@ -123,9 +123,7 @@ class Judgements:
         # Without a score, a pair has not been asked about, unless the budget forbids to ask any more.
         self._asked[new] = ~scores.isnan() | self._exhausted
         self._scores[new], self._changed[new] = scores, True
-        result = torch.full_like(self._scores, torch.nan)
-        result[samples] = self._scores[samples]
-        return result, agreement
+        return self._scores.where(wanted, torch.nan), agreement
 
     def _of_similar(self, users: Tensor, items: Tensor, scores: Tensor) -> tuple[int, int]:
         if not len(users):

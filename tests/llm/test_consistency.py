@@ -48,3 +48,13 @@ def test_items_without_a_word_are_similar_to_none() -> None:
     similar = SimilarItems([{"title": "!!!"}, {"title": "???"}])
     users, items = torch.tensor([0, 0]), torch.tensor([0, 1])
     assert similar.agreement(users, items, torch.tensor([1.0, 9.0]), 5.5) == (0, 0)
+
+
+def test_of_many_users_some_are_compared_evenly() -> None:
+    users = torch.arange(20_000).repeat_interleave(2)
+    items = torch.tensor([0, 1]).repeat(20_000)
+    contradicted = users >= 15_000  # by the last quarter
+    scores = torch.where(contradicted & (items == 1), 2.0, 9.0)
+    agreed, compared = SimilarItems(ITEMS).agreement(users, items, scores, 5.5)
+    assert 1_000 < compared <= 20_000
+    assert abs(agreed / compared - 0.75) < 0.01
