@@ -68,6 +68,7 @@ class CostEstimate(Callback):
             negatives=llm.rule == "paper" or recorder.store.pointwise,
             everything=llm.scored == "all",
             calibrate=scorer.calibrate,
+            audit=pruning.auto,
             score_answer_tokens=scorer.rated_tokens if scorer.scoring == "expected" else 8,
             max_history_tokens=scorer.history_tokens,
             count_tokens=scorer.count_tokens,

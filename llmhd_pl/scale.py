@@ -7,3 +7,8 @@ CALIBRATION_USERS = 100
 """The users whose pairs a language model's scores are calibrated on."""
 CALIBRATION_PAIRS = 2
 """The observed pairs of each of them, and as many random ones."""
+
+AUDIT_INTERACTIONS = 500
+"""The interactions that an audit asks a judge about that counts its questions."""
+AUDIT_REFERENCES = 4
+"""The other users that it asks about with each of them."""

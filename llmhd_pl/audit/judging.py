@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 from llmhd_pl.items_by_user import ItemsByUser
 from llmhd_pl.llm.prompts import NO_TEXT, item_profile
 from llmhd_pl.llm.scorer import Scorer, check_scores
+from llmhd_pl.scale import AUDIT_INTERACTIONS, AUDIT_REFERENCES
 
 FOLDS = 5
 """The parts that the users are divided into. What learns from interactions learns from those of the other parts."""
 NEIGHBOURS = 100
 """The references of a user are drawn from so many users that are just less active, and as many that are just more."""
-ASKED_ALL, ASKED_SOME = 20, 4
-"""The references of an interaction, if the judge costs nothing, and if it counts its questions."""
-SOME = 500
-"""The interactions that a judge is asked about that counts its questions."""
+ASKED_ALL = 20
+"""The references of an interaction, if the judge costs nothing."""
 
 AT_ONCE = 4_000_000
 """The references that are scored at once, which takes about a gigabyte."""
@@ -61,15 +60,15 @@ def judge(
         scorer: The judge.
         items: The text fields of every item.
         interactions: The interactions (user, item), int64 [n, 2].
-        sample: The number of interactions to ask about, drawn at random. None is all of them, or ``SOME`` if the judge
+        sample: The number of interactions to ask about, drawn at random. None is all of them, or
+            ``AUDIT_INTERACTIONS`` if the judge counts its questions.
+        references: The number of other users for each. None is ``ASKED_ALL``, or ``AUDIT_REFERENCES`` if the judge
             counts its questions.
-        references: The number of other users for each. None is ``ASKED_ALL``, or ``ASKED_SOME`` if the judge counts its
-            questions.
         seed: The seed of all draws.
     """
     costs = scorer.usage is not None
-    sample = SOME if sample is None and costs else sample
-    references = references or (ASKED_SOME if costs else ASKED_ALL)
+    sample = AUDIT_INTERACTIONS if sample is None and costs else sample
+    references = references or (AUDIT_REFERENCES if costs else ASKED_ALL)
     rng = np.random.default_rng([seed, 0xA0D1])
     users, numbers = interactions.T
     described = np.array([item_profile(fields) != NO_TEXT for fields in items], dtype=bool)

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from llmhd_pl.audit.judging import ASKED_SOME, SOME
 from llmhd_pl.datamodules.base import InteractionDataModule
 from llmhd_pl.judge.pairs import training_pairs
 from llmhd_pl.llm.accounting import UNAUDITED, Usage, estimate
@@ -16,6 +15,7 @@ from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.vectors import VectorScorer
 from llmhd_pl.methods import LLMHD
+from llmhd_pl.scale import AUDIT_INTERACTIONS, AUDIT_REFERENCES
 
 
 @dataclass
@@ -159,7 +159,7 @@ def run_cost(
 
 def _audit_cost(scores: Phase) -> Cost:
     """What the audit that sets the drop rate asks, besides the preferences of those whom it asks about."""
-    calls = round(SOME * (1 + ASKED_SOME) * scores.calls_each)
+    calls = round(AUDIT_INTERACTIONS * (1 + AUDIT_REFERENCES) * scores.calls_each)
     tokens = None if scores.tokens_each is None else round(calls * scores.tokens_each)
     return Cost("the audit that sets the drop rate", calls, tokens, _seconds(calls, scores))
 

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from llmhd_pl.llm.prompts import MAX_WORDS, T_FN, T_FP, T_SCORE, T_SUM, Prompts
 from llmhd_pl.llm.texts import approximate_tokens
-from llmhd_pl.scale import CALIBRATION_PAIRS, CALIBRATION_USERS
+from llmhd_pl.scale import AUDIT_INTERACTIONS, AUDIT_REFERENCES, CALIBRATION_PAIRS, CALIBRATION_USERS
 
 # Relative to the size of the noise set, as counted with LightGCN on Amazon-Books (benchmarks/llm_calls.py):
 # the samples that are new in it from one epoch to the next while the negatives stay the same, and the observed items
@@ -181,6 +181,7 @@ def estimate(
     negatives: bool = True,
     everything: bool = False,
     calibrate: bool = False,
+    audit: bool = False,
     score_answer_tokens: int = 1,
     max_history_tokens: int | None = None,
     count_tokens: Callable[[str], int] = approximate_tokens,
@@ -203,6 +204,8 @@ def estimate(
     * Summaries and profiles have their full length.
     * The calibration asks about 2 observed and 2 drawn pairs of each of up to 100 users, none of which the run asks
       about anyway. Their summaries are among those of all users.
+    * An audit asks about one item of each of up to 500 users and, in their place, of 4 others of them. The user's
+      summary is written anew, without the item.
 
     Args:
         prompts: The prompts.
@@ -219,6 +222,7 @@ def estimate(
         negatives: Whether the negative of a candidate is asked about too, as the paper's rule needs it.
         everything: Whether all observed items are asked about instead of the candidates.
         calibrate: Whether scores are calibrated.
+        audit: Whether an audit comes first, which sets the drop rate.
         score_answer_tokens: The tokens of a score: 1 for scoring by probabilities, about 8 for a written ``<s>N</s>``.
         max_history_tokens: The most tokens of a history, as for ``sample_history``. None is no limit.
         count_tokens: A function that counts the tokens of a text. Use the model's tokenizer for reliable figures.
@@ -253,6 +257,11 @@ def estimate(
     observed_pairs = drawn_pairs = 0.0  # that T_score asks about
     if calibrate:
         observed_pairs = drawn_pairs = float(min(users, CALIBRATION_USERS) * CALIBRATION_PAIRS)
+    if audit:
+        audited = min(sum(size > 1 for size in sizes), AUDIT_INTERACTIONS)
+        observed_pairs += audited * (1 + AUDIT_REFERENCES)
+        shortened = sum(history_tokens) / users - observed
+        usage.add(T_SUM, audited, 0, round(audited * (sum_fixed + shortened)), audited * written)
     asked = 0.0  # samples whose observed item was asked about with the user's current preference
     revisions = {T_FP: [0.0, 0.0], T_FN: [0.0, 0.0]}  # calls, items
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0

@@ -54,6 +54,15 @@ def test_the_calibration_is_counted_if_there_is_one(tmp_path: Path, capsys: Any)
     assert calibrated["T_score"][0] == without["T_score"][0] + 40 * 4 and calibrated["T_sum"] == without["T_sum"]
 
 
+def test_the_audit_is_counted_if_it_sets_the_drop_rate(tmp_path: Path, capsys: Any) -> None:
+    without, audited = (
+        estimated(tmp_path, capsys, pruning=VariancePruning(rate, 1, rate_of="interactions")) for rate in (0.2, "auto")
+    )  # 0.2 is what is assumed for "auto"
+    assert audited["T_score"][0] == without["T_score"][0] + 40 * 5
+    assert audited["T_sum"][0] == without["T_sum"][0] + 40
+    assert 1.5 < audited["T_sum"][2] / without["T_sum"][2] < 2  # each summary is of one item fewer
+
+
 def test_a_ramp_of_epochs_asks_as_often_as_one_of_as_many_steps(tmp_path: Path, capsys: Any) -> None:
     batches = -(-len(catalog().train_users) // 60)
     steps, epochs = (
