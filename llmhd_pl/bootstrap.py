@@ -6,11 +6,29 @@ Users are drawn and not pairs of users and items, because the pairs of a user sh
 from collections.abc import Iterator
 
 import numpy as np
+from scipy.stats import beta
 
 RESAMPLES = 1000
 """The samples that an interval is taken from."""
 PERCENTILES = (2.5, 97.5)
 """The ends of a 95 % interval."""
+
+
+def exact(share: float, trials: int) -> tuple[float, float]:
+    """Return the 95 % interval of Clopper and Pearson, for what samples cannot show: they repeat what was seen.
+
+    Where none of 50 users has something, none of the samples has it, and yet a few in a hundred users may.
+
+    Args:
+        share: The share of the trials that succeeded, 0 to 1.
+        trials: The number of independent trials, at least 1.
+    """
+    won, lost = share * trials, (1 - share) * trials
+    (low, _), (_, high) = (
+        [float(beta.ppf(percentile / 100, won + more, lost + 1 - more)) for percentile in PERCENTILES]
+        for more in (0, 1)
+    )
+    return (low if won else 0.0), (high if lost else 1.0)
 
 
 def resampled(users: int, seed: int = 0) -> Iterator[np.ndarray]:

@@ -97,7 +97,7 @@ def run(name: str, scorer: Scorer, source: Any, ratio: float, seed: int, root: s
         "share": found.share.share,
         "low": found.share.low,
         "high": found.share.high,
-        "auc": found.auc,
+        "auc": float(1 - p.mean()),
         "auc_not_planted": float(1 - p[~planted].mean()),
         "can_tell": found.can_tell,
         "cuts": cuts,

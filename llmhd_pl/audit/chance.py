@@ -9,7 +9,7 @@ Interactions for which the hypothesis is wrong have small p-values, if the judge
 import numpy as np
 from numpy.typing import NDArray
 
-from llmhd_pl.bootstrap import PERCENTILES, resampled
+from llmhd_pl.bootstrap import PERCENTILES, exact, resampled
 
 TAIL = 0.1
 """The share of the largest p-values that the share of chance is taken from, one minus Storey's lambda."""
@@ -94,7 +94,8 @@ def intervals(
         seed: The seed of the draws.
 
     Returns:
-        The 2.5th and the 97.5th percentile for each group, [groups, 2]; NaN for an empty group.
+        The 2.5th and the 97.5th percentile for each group, [groups, 2]; if all draws are alike, as where no p-value
+        is in the tail, the exact interval of a share of so many users. NaN for an empty group.
     """
     names, user = np.unique(users, return_inverse=True)
     columns = [(p > 1 - width)[:, None] & groups, groups]
@@ -106,8 +107,26 @@ def intervals(
     np.divide(above, size * width, out=shares, where=size > 0)
     there = groups.any(axis=0)
     ends = np.full((groups.shape[1], 2), np.nan)
-    ends[there] = np.nanpercentile(shares[:, there], PERCENTILES, axis=0).T.clip(max=1)
-    return ends
+    ends[there] = np.nanpercentile(shares[:, there], PERCENTILES, axis=0).T
+    for group in np.flatnonzero(there & (ends[:, 0] == ends[:, 1])):
+        ends[group] = np.divide(exact(ends[group, 0] * width, len(np.unique(users[groups[:, group]]))), width)
+    return ends.clip(max=1)
+
+
+def preferred(scores: np.ndarray, references: np.ndarray) -> float:
+    """Return how often a judge prefers the user of an interaction to another user; a tie counts half.
+
+    Args:
+        scores: The score of each interaction, [n]; NaN is no answer.
+        references: The scores of its item for other users, [n, references]; NaN is no answer.
+
+    Returns:
+        The mean over the interactions, 0 to 1; NaN if there is nothing to compare.
+    """
+    number = (~np.isnan(references)).sum(axis=1)
+    won = (references < scores[:, None]).sum(axis=1) + (references == scores[:, None]).sum(axis=1) / 2
+    there = (number > 0) & ~np.isnan(scores)
+    return float((won[there] / number[there]).mean()) if there.any() else float("nan")
 
 
 def chance(p: np.ndarray, share: float) -> Floats:

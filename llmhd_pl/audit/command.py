@@ -12,7 +12,7 @@ import llmhd_pl.audit
 from llmhd_pl import terminal
 from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
 from llmhd_pl.audit.findings import Audit, Share
-from llmhd_pl.audit.measure import audit, suspicious
+from llmhd_pl.audit.measure import FEWEST_REFERENCES, audit, suspicious
 from llmhd_pl.audit.page import write_page
 from llmhd_pl.cli import data_parser, instantiated, with_bundled_configs
 from llmhd_pl.llm.scorer import Scorer
@@ -49,9 +49,9 @@ def run(arguments: Sequence[str] | None = None) -> None:
     """
     reading = parser()
     config = reading.parse_args(with_bundled_configs(sys.argv[1:] if arguments is None else arguments))
-    for name in ("sample", "references"):
-        if config[name] is not None and config[name] < 1:
-            reading.error(f"--{name} is {config[name]}; it must be at least 1.")
+    for name, fewest in (("sample", 1), ("references", FEWEST_REFERENCES)):
+        if config[name] is not None and config[name] < fewest:
+            reading.error(f"--{name} is {config[name]}; it must be at least {fewest}.")
     if config.drop is not None and not 0 <= config.drop <= 1:
         reading.error(f"--drop is {config.drop}; it is a share, from 0 to 1.")
     if config.drop is not None and config.out is None:

@@ -56,6 +56,8 @@ class Audit:
         share: The share of the judged interactions that came about by chance.
         auc: The probability that the judge prefers the user of an interaction to another user drawn at random.
         can_tell: Whether the judge tells them apart well enough for the share to mean something.
+        judgeable: The number of interactions that the share speaks of: those that were judged, or, if the judge was
+            asked about a sample, an estimate of how many would have been.
         groups: The share by popularity of the items and by activity of the users.
         cuts: What to expect of several bounds, from the fewest dropped interactions to the most.
         advice: What all of this means, in sentences, the most important one first.
@@ -71,6 +73,7 @@ class Audit:
     share: Share
     auc: float
     can_tell: bool
+    judgeable: int
     groups: list[Share] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)

@@ -34,10 +34,14 @@ class Judged:
         scores: The score of each interaction, 1 to 10, float32 [n]; NaN is no answer.
         references: The scores of the same item for other users, who do not have it, float32 [n, references]; NaN is no
             answer.
+        asked: The number of interactions that the judge was asked about.
+        askable: The number that it could be asked about, of which these are a sample.
     """
 
     scores: Floats
     references: Floats
+    asked: int
+    askable: int
 
 
 def judge(
@@ -74,13 +78,15 @@ def judge(
     described = np.array([item_profile(fields) != NO_TEXT for fields in items], dtype=bool)
     rows = rng.permutation(np.flatnonzero(described[numbers]))  # without text there is nothing to ask
     if not scorer.leaves_out:
-        count = np.bincount(users)
-        rows = rows[count[users[rows]] > 1]
+        rows = rows[np.bincount(users)[users[rows]] > 1]
+    askable = len(rows)
+    if not scorer.leaves_out:
         rows = rows[np.unique(users[rows], return_index=True)[1]]
         rows = rng.permutation(rows)
     rows = np.sort(rows[:sample])
     asking = _Asking(scorer, items, interactions, rows, rng)
-    found = Judged(np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32))
+    nothing = (np.full(shape, np.nan, np.float32) for shape in (len(users), (len(users), references)))
+    found = Judged(*nothing, len(rows), askable)
     for members in asking.folds():
         chosen = rows[members[users[rows]]]
         found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])

@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llmhd_pl.audit.advice import advice
-from llmhd_pl.audit.chance import chance, cut_at, intervals, p_values, share_of_chance, slope, tail
+from llmhd_pl.audit.chance import chance, cut_at, intervals, p_values, preferred, share_of_chance, slope, tail
 from llmhd_pl.audit.findings import Audit, Cut, Share
 from llmhd_pl.audit.judging import judge
 from llmhd_pl.llm.scorer import Scorer, check_scorer
 
-SURE = 0.8
-"""The area under the ROC curve from which a judge can tell."""
+SURE = 0.815
+"""How often a judge that can tell prefers the user of an interaction: with 20 references, the mean p-value is .2."""
+FEWEST_REFERENCES = 3
+"""The fewest references: the steps of p-values with fewer are too coarse to see whether their density falls."""
 FLAT = 0.03
 """How much the density of the p-values may still fall before the tail, for a judge that can tell."""
 RIGHT = (0.01, 0.05, 0.1, 0.2, 0.5)
@@ -52,7 +54,7 @@ def audit(
 
     Raises:
         TypeError: If the scorer is not a scorer's object.
-        ValueError: If there is no text about any item, or too few interactions.
+        ValueError: If there is no text about any item, or too few interactions or references.
     """
     check_scorer(scorer)
     if not any(items):
@@ -60,6 +62,8 @@ def audit(
             f"{name or 'The data'} has no item texts, so there is nothing to judge by. Put an items.jsonl or an .item "
             "file beside the interactions (docs/data.md)."
         )
+    if references is not None and references < FEWEST_REFERENCES:
+        raise ValueError(f"references is {references}; it must be at least {FEWEST_REFERENCES}.")
     users, numbers = np.asarray(users, np.int64), np.asarray(numbers, np.int64)
     judged = judge(scorer, items, np.stack([users, numbers], axis=1), sample, references, seed)
     p = p_values(judged.scores, judged.references, seed)
@@ -76,7 +80,7 @@ def audit(
         Share(group, int(mask.sum()), share_of_chance(known[mask], width), float(low), float(high))
         for group, mask, (low, high) in zip(names, masks.T, ends, strict=True)
     ]
-    auc = float(1 - known.mean())
+    auc = preferred(judged.scores, judged.references)
     falls, error = slope(known, width)
     can_tell = auc >= SURE and falls <= FLAT + 2 * error
     if not can_tell:  # genuine interactions may make up all of it
@@ -95,6 +99,7 @@ def audit(
         share=shares[0],
         auc=auc,
         can_tell=can_tell,
+        judgeable=round(len(known) / judged.asked * judged.askable),
         groups=shares[1:],
         cuts=[cut for number, cut in enumerate(cuts) if cut.dropped and cut not in cuts[:number]],
     )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from llmhd_pl.bootstrap import PERCENTILES, RESAMPLES, resampled
+from llmhd_pl.bootstrap import PERCENTILES, RESAMPLES, exact, resampled
 
 
 def pooled_auc(values: np.ndarray, genuine: np.ndarray, weight: np.ndarray | None = None) -> float:
@@ -78,7 +78,8 @@ def interval(
         seed: The seed of the draws.
 
     Returns:
-        The 2.5th and the 97.5th percentile; NaN if one of the two groups is empty.
+        The 2.5th and the 97.5th percentile; if all draws are alike, as with one user or where no pair is misjudged, the
+        exact interval of a share of so many users. NaN if one of the two groups is empty.
     """
     names, user = np.unique(users, return_inverse=True)
     if not len(names):
@@ -94,4 +95,4 @@ def interval(
     if not len(areas):
         return float("nan"), float("nan")
     low, high = np.percentile(areas, PERCENTILES)
-    return float(low), float(high)
+    return exact(float(low), len(names)) if low == high else (float(low), float(high))

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import kstest
 
-from llmhd_pl.audit.chance import chance, cut_at, intervals, p_values, share_of_chance, slope, tail
+from llmhd_pl.audit.chance import chance, cut_at, intervals, p_values, preferred, share_of_chance, slope, tail
 
 NAN = float("nan")
 
@@ -54,7 +54,9 @@ def test_a_planted_share_is_found_and_lies_in_its_interval(planted: float) -> No
     assert everything[0] <= share_of_chance(p) <= everything[1]
     in_tail = share_of_chance(p) / 10  # users do not differ here, so that it is the interval of a binomial
     width = 2 * 1.96 * np.sqrt(in_tail * (1 - in_tail) / len(p)) * 10
-    assert everything[1] - everything[0] == pytest.approx(width, rel=0.2, abs=1e-3) or planted == 1.0
+    if planted == 0:  # of 2000 users none has one
+        width = (1 - 0.025 ** (1 / 2000)) * 10
+    assert everything[1] - everything[0] == pytest.approx(width, rel=0.2) or planted == 1.0
     assert few[1] - few[0] >= everything[1] - everything[0]
     falls, error = slope(p)
     assert abs(falls) < 4 * error + 1e-9
@@ -69,6 +71,25 @@ def test_users_are_drawn_for_the_interval_and_not_interactions() -> None:
     together, alone = np.repeat(drawn[:100], 50), drawn  # once, the interactions of a user all have the same p-value
     (low, high), (low_alone, high_alone) = (intervals(users, p, np.ones((5000, 1), bool))[0] for p in (together, alone))
     assert high - low > 3 * (high_alone - low_alone)
+
+
+def test_the_interval_of_what_is_in_no_sample_is_exact() -> None:
+    users, p = np.repeat(np.arange(50), 2), np.full(100, 0.3)  # no p-value is in the tail
+    low, high = intervals(users, p, np.ones((100, 1), bool))[0]
+    assert (low, high) == (0, pytest.approx((1 - 0.025 ** (1 / 50)) / 0.1))
+    assert intervals(users, p + 0.65, np.ones((100, 1), bool))[0].tolist() == [1, 1]  # at least a share of 9.3 tenths
+    assert intervals(users[:1], p[:1], np.ones((1, 1), bool))[0].tolist() == [0, 1]  # of one user nothing is known
+
+
+def test_how_often_a_judge_prefers_the_user_does_not_depend_on_the_number_of_references() -> None:
+    rng = np.random.default_rng(0)
+    for references in (1, 4, 20):
+        scores, others = rng.normal(1, 1, 20_000), rng.normal(0, 1, (20_000, references))
+        assert preferred(scores, others) == pytest.approx(0.760, abs=0.01)  # of two normal ones, one deviation apart
+        assert preferred(scores + 9, others) == 1
+    with_ties = np.array([[1.0, 2.0, 3.0, NAN], [NAN, NAN, NAN, NAN], [0.0, 0.0, 0.0, 0.0]])
+    assert preferred(np.array([2.0, 2.0, NAN]), with_ties) == 0.5
+    assert np.isnan(preferred(np.array([2.0]), np.array([[NAN]])))
 
 
 def test_the_density_still_falls_before_the_tail_of_a_judge_that_cannot_tell() -> None:

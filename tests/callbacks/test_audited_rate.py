@@ -12,6 +12,7 @@ from small_fits import catalog, quiet
 from torch import Tensor
 
 from llmhd_pl import LLMHD, MF, LossDropping, SampleRecorder, SyntheticCatalog, VariancePruning
+from llmhd_pl.llm.accounting import Usage
 from llmhd_pl.llm.scorer import Preference, Scorer
 
 
@@ -63,6 +64,28 @@ def test_the_audit_sets_the_rate_and_so_much_is_dropped(tmp_path: Path, objectiv
     assert rate == pytest.approx(noise, abs=0.1)
     dropped = trainer.callback_metrics["denoise/dropped"].item()
     assert dropped == round(rate * len(data.train_users))
+
+
+class Paid(Sure):
+    """The same, but it counts its questions, so that it is asked about a sample."""
+
+    def __init__(self, data: SyntheticCatalog, leaves_out: bool) -> None:
+        super().__init__(data)
+        self.usage, self.leaves_out = Usage(), leaves_out
+
+
+@pytest.mark.parametrize("right", [None, 0.2])
+@pytest.mark.parametrize("leaves_out", [True, False])
+def test_a_sample_stands_for_the_rest(tmp_path: Path, leaves_out: bool, right: float | None) -> None:
+    data = SyntheticCatalog(700, 120, 5, 12, misclick_share=0.0, noise_ratio=0.25, batch_size=4096)
+    data.setup()
+    rates = []
+    for judge in (Sure(data), Paid(data, leaves_out)):
+        callbacks = list(LLMHD(judge, drop_rate="auto", false_discoveries=right))
+        quiet(tmp_path, *callbacks).fit(model(data), data)
+        rates.append(pruning(callbacks).max_drop_rate)
+    assert rates[0] == pytest.approx(rates[1], abs=0.12)  # 500 of 5,500 with 4 references: a deviation of .045
+    assert min(rates) > 0.1
 
 
 def test_with_a_bound_on_false_discoveries_less_is_dropped(tmp_path: Path) -> None:

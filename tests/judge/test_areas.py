@@ -76,7 +76,15 @@ def test_users_are_drawn_not_pairs() -> None:
     many = (np.tile(users, 100), np.tile(values, 100), np.tile(genuine, 100))
     assert interval(*many) == pytest.approx(interval(users, values, genuine))
     alone = interval(np.zeros(24, dtype=np.int64), values, genuine)
-    assert alone == pytest.approx((pooled_auc(values, genuine),) * 2)
+    assert alone[0] < 0.05 < 0.95 < alone[1]  # one user says nothing about others
+
+
+@pytest.mark.parametrize("within", [False, True])
+@pytest.mark.parametrize("people", [1, 20])
+def test_an_interval_without_a_mistake_is_exact(people: int, within: bool) -> None:
+    rows = columns([(user, value, value > 5) for user in range(people) for value in (1, 9)])
+    low, high = interval(*rows, within)
+    assert (low, high) == (pytest.approx(0.025 ** (1 / people)), 1)
 
 
 @pytest.mark.parametrize("within", [False, True])
