@@ -41,7 +41,7 @@ class BatchDenoiser(HeldTrainer, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Check that the step asked for weights, unless it was skipped."""
-        if outputs:
+        if outputs or not pl_module.automatic_optimization:
             assert isinstance(pl_module, SampleWeights)
             pl_module.require_asked()
 

@@ -41,6 +41,8 @@ class NoiseAudit(EpochEndCallback):
             return
         noise = known_noise(trainer, self, self.recorder.noise)
         kinds = getattr(getattr(trainer, "datamodule", None), "train_kinds", None)
+        if "noise" in self.recorder.given or "users" in self.recorder.given:  # the data module's are of other samples
+            kinds = None
         self.kinds: Tensor = noise.to(int8) * NOISE_KIND if kinds is None else kinds
         self._knows = bool((self.kinds == NOISE_KIND).any())
 

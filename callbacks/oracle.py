@@ -21,6 +21,7 @@ class Oracle(BatchDenoiser):
         noise: Which training samples are noise, [n]; None takes ``noise_mask`` of the trainer's data module.
 
     Raises:
+        ValueError: If there is more or less noise than training interactions.
         RuntimeError: If the noise is not known, or if a training step did not ask for weights.
         TypeError: If the module does not inherit from ``SampleWeights``, or has no ``set_graph`` where it is needed.
     """
@@ -32,6 +33,9 @@ class Oracle(BatchDenoiser):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the mask and attach to the loss."""
         self._clean = ~known_noise(trainer, self, self._noise)
+        users = getattr(getattr(trainer, "datamodule", None), "train_users", None)
+        if users is not None and len(users) != len(self._clean):
+            raise ValueError(f"There are {len(self._clean):,} noise for {len(users):,} training interactions.")
         super().setup(trainer, pl_module, stage)
         if not self.graph:
             return

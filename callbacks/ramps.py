@@ -43,7 +43,9 @@ def ramp_length(trainer: Trainer, callback: Any) -> int:
         return int(callback.ramp_iterations)
     if math.isinf(trainer.num_training_batches):
         raise ValueError("ramp_epochs needs epochs that end; give ramp_iterations for a data loader without a length.")
-    return int(callback.ramp_epochs * math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches))
+    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    # The trainer counts the steps of all optimisers; a module with several is taken to use each for every batch.
+    return int(callback.ramp_epochs * steps * max(1, len(trainer.optimizers)))
 
 
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:

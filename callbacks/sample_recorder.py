@@ -189,7 +189,7 @@ class SampleRecorder(HeldTrainer):
         if self._known.restored and trainer.world_size > 1:
             owned = getattr(trainer.train_dataloader, "owned", None)
             self._known.disown(owned, trainer.current_epoch)
-        elif self.goes_on:
+        elif self.goes_on and not self._known.restored:  # a checkpoint has brought what it counts on from
             self._known.go_on(trainer.current_epoch, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -38,23 +38,30 @@ class TruncatedLoss(BatchDenoiser):
         check_ramp(max_drop_rate, ramp_iterations, ramp_epochs, rate_of)
         self.rate_of = rate_of
         self._steps_before = self._last_step = 0  # of earlier fits that this one goes on from; of all of them
+        self._restored = False  # whether a checkpoint has brought the former
         self.max_drop_rate, self.ramp_iterations, self.ramp_epochs = max_drop_rate, ramp_iterations, ramp_epochs
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Attach to the loss."""
         super().setup(trainer, pl_module, stage)
+        self._restored = False
         if stage == "fit" and not self.goes_on:
             self._steps_before = self._last_step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count on from an earlier fit of the module, or warn of a run that is too short for the drop rate."""
+        if self._restored:
+            return
         if self.goes_on:
             self._steps_before = max(self._steps_before, self._last_step - trainer.global_step)
         else:
             warn_of_slow_ramp(trainer, self)
 
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how far the ramp has come, for another fit of the module."""
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Note how far the ramp has come, for another fit of the module, even if this one is broken off."""
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._last_step = trainer.global_step + self._steps_before
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,7 +70,7 @@ class TruncatedLoss(BatchDenoiser):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take them over."""
-        self._steps_before = state_dict.get("steps_before", 0)
+        self._steps_before, self._restored = state_dict.get("steps_before", 0), True
 
     @property
     def drop_rate(self) -> float:

@@ -202,7 +202,7 @@ def _narrow(times: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def finite(values: pa.Array) -> pa.Array:
-    """Return finite numbers as float64.
+    """Return finite numbers as float64. A shorter float becomes the shortest decimal number that is stored like it.
 
     Args:
         values: Numbers, or texts of numbers.
@@ -210,6 +210,10 @@ def finite(values: pa.Array) -> pa.Array:
     Raises:
         pa.ArrowInvalid: If one of them is no finite number.
     """
+    if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
+        # 4.2 as float32 is below 4.2, and would not reach a threshold of 4.2.
+        once, place = np.unique(values.to_numpy(zero_copy_only=False), return_inverse=True)
+        values = pa.array(once.astype(str).astype(np.float64)[place])
     numbers = values.cast(pa.float64())
     if not pc.all(pc.is_finite(numbers), skip_nulls=False, min_count=0).as_py():
         raise pa.ArrowInvalid("not finite")

@@ -217,6 +217,16 @@ def test_the_place_of_the_data_is_not_part_of_the_configuration(tmp_path: Path) 
     assert len({here.configuration(run) for run in here.runs()}) == len(here.runs())  # seed and noise count
 
 
+def test_what_is_in_a_further_configuration_counts(tmp_path: Path) -> None:
+    more, hashes = tmp_path / "more.yaml", []
+    for rate in (0.001, 0.1):
+        more.write_text(f"model: {{init_args: {{learning_rate: {rate}}}}}  # a comment does not count\n")
+        for arguments in (["--config", str(more)], [f"--config={more}"]):
+            loaded = Grid.load("yelp", arguments)
+            hashes.append(loaded.configuration(loaded.runs()[0]))
+    assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
+
+
 def test_how_a_configuration_is_spread_over_files_makes_no_difference(tmp_path: Path) -> None:
     oracle = {"denoising": {"class_path": "NoiseOracle", "init_args": {"graph": True}}}
     split = [{"denoising": {"class_path": "NoiseOracle"}}, {"denoising": {"init_args": {"graph": True}}}]

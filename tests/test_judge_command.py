@@ -199,7 +199,8 @@ def test_a_judge_that_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     true = rows(torch.cat([training_pairs(data)[~data.noise_mask], data.interactions.valid]))
     monkeypatch.setattr(Oracle, "true", frozenset(true))
     found = judge(*SHOP, "--scorer", "test_judge_command.Oracle", "--pairs", "40")
-    assert [(area["auc"], area["low"], area["high"]) for area in found["areas"]] == [(1, 1, 1)] * 4
+    assert [(area["auc"], area["high"]) for area in found["areas"]] == [(1, 1)] * 4
+    assert all(0.8 < area["low"] < 1 for area in found["areas"])  # so many users are no proof
     assert {area["verdict"] for area in found["areas"]} == {"can tell"}
     assert found["scores"]["genuine"] == [0] * 9 + [40] and found["scores"]["planted"] == [40] + [0] * 9
     monkeypatch.setattr(Oracle, "true", frozenset(rows(torch.cartesian_prod(*map(torch.arange, (60, 50))))) - true)
@@ -345,9 +346,12 @@ def test_the_questions_of_an_audit_are_part_of_the_cost() -> None:
     method = ["--denoising", "LLMHD", "--denoising.scorer", "test_judge_command.Metered", "--denoising.drop_rate"]
     at_a_rate, audited = (judge(*SHOP, *method, rate, "--pairs", "10")["cost"] for rate in ("0.2", "auto"))
     questions = [{key: row[key] for key in ("what", "questions", "tokens")} for row in (*at_a_rate, *audited)]
-    assert questions[: len(at_a_rate)] == questions[len(at_a_rate) : -1]
-    assert audited[-1]["what"] == "the audit that sets the drop rate"
-    assert audited[-1]["questions"] == 500 * 5 and audited[-1]["tokens"] == 4 * 500 * 5
+    before, after = questions[: len(at_a_rate)], questions[len(at_a_rate) :]
+    more = {"T_sum": (60, 10), "T_score": (60 * 5, 4)}  # questions and the tokens of each: one item of each user
+    for one, two in zip(before, after, strict=True):
+        number, tokens = more.get(one["what"], (0, 0))
+        assert two["questions"] == one["questions"] + number
+        assert two["tokens"] == one["tokens"] + number * tokens
 
 
 def test_configurations(capsys: Any) -> None:

@@ -85,8 +85,8 @@ def judge(
         rows = rng.permutation(rows)
     rows = np.sort(rows[:sample])
     asking = _Asking(scorer, items, interactions, rows, rng)
-    nothing = (np.full(shape, np.nan, np.float32) for shape in (len(users), (len(users), references)))
-    found = Judged(*nothing, len(rows), askable)
+    scores, beside = np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32)
+    found = Judged(scores, beside, len(rows), askable)
     for members in asking.folds():
         chosen = rows[members[users[rows]]]
         found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])

@@ -135,12 +135,17 @@ class Grid:
 
         Comments, the order of keys, and how the configuration is spread over files do not change it.
         """
-        merged = self._merged(run)
+        merged, arguments = self._merged(run), []
+        for argument in self.arguments:
+            name, _, value = argument.partition("=")
+            if name == "--config" and Path(value).is_file():  # what is in it counts, not what it is called
+                merged = _merge(merged, yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {})
+            elif not argument.startswith(_DATA_DIR):
+                arguments.append(argument)
         merged["seed_everything"] = run.seed
         data = merged.setdefault("data", {}).setdefault("init_args", {})
         data["noise_ratio"] = run.noise_ratio
         data.pop("data_dir", None)
-        arguments = [argument for argument in self.arguments if not argument.startswith(_DATA_DIR)]
         return hashlib.sha256(json.dumps([merged, arguments], sort_keys=True).encode()).hexdigest()[:16]
 
     def data(self, run: Run) -> str | None:

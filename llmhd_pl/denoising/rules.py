@@ -10,7 +10,7 @@ from torch import Tensor
 
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
-from llmhd_pl.denoising.selection import Reduce, alone, largest
+from llmhd_pl.denoising.selection import Reduce, alone, largest, telling
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
 from llmhd_pl.precision import widest_dtype
 from llmhd_pl.scale import FITTING
@@ -87,7 +87,7 @@ def joint(
         labels: The labels of the samples, 0 or 1, [n]; with them each label is a group of its own, with its own z.
 
     Returns:
-        What is dropped, bool of the shape of the losses.
+        What is dropped, bool of the shape of the losses. It is nothing if neither loss nor score tells samples apart.
     """
     if labels is not None:
         ones, zeros = (
@@ -107,6 +107,8 @@ def joint(
             key[:, column] -= weight * _standard(agreement[:, column], reduce).nan_to_num(0.0)
     else:
         key -= weight * _standard(agreement, reduce).nan_to_num(0.0)
+    if not telling(key, reduce):
+        return torch.zeros_like(losses, dtype=torch.bool)
     return largest(key.flatten(), rate, reduce).view(losses.shape)
 
 

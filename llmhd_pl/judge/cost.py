@@ -15,7 +15,6 @@ from llmhd_pl.llm.scorer import Scorer
 from llmhd_pl.llm.texts import approximate_tokens
 from llmhd_pl.llm.vectors import VectorScorer
 from llmhd_pl.methods import LLMHD
-from llmhd_pl.scale import AUDIT_INTERACTIONS, AUDIT_REFERENCES
 
 
 @dataclass
@@ -140,6 +139,8 @@ def run_cost(
         negative_lifetime=data.negative_lifetime,
         negatives=method.rule == "paper" or pointwise,
         everything=method.scored == "all",
+        calibrate=model is not None and model.calibrate,
+        audit=method.drop_rate == "auto",
         score_answer_tokens=model.rated_tokens if model is not None and model.scoring == "expected" else 8,
         max_history_tokens=None if model is None else model.history_tokens,
         count_tokens=count_tokens,
@@ -152,16 +153,7 @@ def run_cost(
         if template in (T_SCORE, T_SUM) and phase.tokens_each is not None:  # revisions are not measured
             tokens = calls * phase.tokens_each
         costs.append(Cost(template, calls, round(tokens), _seconds(calls, phase)))
-    if method.drop_rate == "auto":
-        costs.append(_audit_cost(scores))
     return costs
-
-
-def _audit_cost(scores: Phase) -> Cost:
-    """What the audit that sets the drop rate asks, besides the preferences of those whom it asks about."""
-    calls = round(AUDIT_INTERACTIONS * (1 + AUDIT_REFERENCES) * scores.calls_each)
-    tokens = None if scores.tokens_each is None else round(calls * scores.tokens_each)
-    return Cost("the audit that sets the drop rate", calls, tokens, _seconds(calls, scores))
 
 
 def _seconds(calls: int, phase: Phase) -> float | None:

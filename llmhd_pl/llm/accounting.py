@@ -269,7 +269,7 @@ def estimate(
         noise = samples * eps_l_max * min(epoch * steps / alpha, 1)
         candidates = noise * (eps_v if negative_lifetime == 1 else 1 - (1 - eps_v) ** 2)
         age = (epoch - 1) % negative_lifetime + 1  # of the negatives
-        fresh = 1 if age == 1 else 1 - (1 - _NEW_SUSPECTS) * before / noise
+        fresh = 1 if age == 1 or not noise else 1 - (1 - _NEW_SUSPECTS) * before / noise
         if negatives:
             drawn_pairs += candidates * (fresh + (1 - fresh) * revised)
         asked *= 1 - revised

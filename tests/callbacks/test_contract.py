@@ -662,6 +662,96 @@ def test_the_ramp_of_a_baseline_goes_on_in_a_second_fit(tmp_path: Path, kind: An
     assert callback.drop_rate == pytest.approx(0.5 * 6 / 24)
 
 
+@pytest.mark.parametrize("kind", [TruncatedLoss, DoubleCorrection])
+def test_the_ramp_goes_on_after_a_fit_that_was_broken_off(tmp_path: Path, kind: Any) -> None:
+    class Breaks(Callback):
+        def on_train_batch_end(self, *arguments: Any) -> None:
+            if arguments[-1] == 3:
+                raise ArithmeticError
+
+    data = catalog()
+    callback, module = kind(0.5, ramp_iterations=24), playback(data, 2)
+    with pytest.raises(ArithmeticError):
+        quiet(tmp_path, callback, Breaks()).fit(module, data)
+    quiet(tmp_path, callback).fit(module, data)
+    assert callback.drop_rate == pytest.approx(0.5 * (4 + 6) / 24)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("kind", [TruncatedLoss, DoubleCorrection])
+def test_the_ramp_of_an_earlier_checkpoint_goes_on_from_there(tmp_path: Path, kind: Any, same: bool) -> None:
+    """As in a notebook, where the objects of the fit are still there when one of its checkpoints is resumed."""
+    data = catalog()
+    callback, module = kind(0.5, ramp_iterations=36), playback(data, 4)
+    saved = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_on_train_epoch_end=True)
+    quiet(tmp_path, callback, saved, max_epochs=4, enable_checkpointing=True).fit(module, data)
+    if not same:
+        callback, module = kind(0.5, ramp_iterations=36), playback(data, 4)
+    quiet(tmp_path, callback, max_epochs=3).fit(module, data, ckpt_path=tmp_path / "epoch=0.ckpt")
+    assert callback.drop_rate == pytest.approx(0.5 * 18 / 36)
+
+
+@pytest.mark.parametrize("step", [15, 18])  # of six steps per epoch
+def test_a_checkpoint_of_the_same_objects_takes_no_decision_more(tmp_path: Path, step: int) -> None:
+    data, decided = catalog(), []
+
+    class Spied(VariancePruning):
+        def at_epoch_end(self, trainer: Any, *arguments: Any) -> None:
+            decided.append(trainer.global_step)
+            super().at_epoch_end(trainer, *arguments)
+
+    callbacks, model = [SampleRecorder(), Spied(0.3, 12)], MF(data.num_users, data.num_items)
+    saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=3)
+    quiet(tmp_path, *callbacks, saved, max_epochs=5, enable_checkpointing=True).fit(model, data)
+    once = [parameter.clone() for parameter in model.parameters()]
+    decided.clear()
+    quiet(tmp_path, *callbacks, max_epochs=5).fit(model, data, ckpt_path=tmp_path / f"step={step}.ckpt")
+    assert decided == [18, 24, 30]
+    assert all(torch.equal(one, two) for one, two in zip(once, model.parameters(), strict=True))
+
+
+class TwoOptimisers(SampleWeights, LightningModule):
+    """Optimises by itself, with one optimiser or two, and returns nothing."""
+
+    def __init__(self, optimisers: int, asks: bool = True) -> None:
+        super().__init__()
+        self.number, self.asks, self.automatic_optimization = optimisers, asks, False
+        self.tables = torch.nn.ParameterList([torch.rand(40), torch.rand(40)])
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        losses = sum(table[batch["sample"]] for table in self.tables) ** 2
+        weights = self.sample_weights(batch, losses) if self.asks else torch.ones(())
+        self.manual_backward((weights * losses).mean())
+        optimisers: Any = self.optimizers()
+        for optimiser in optimisers if isinstance(optimisers, list) else [optimisers]:
+            optimiser.step()
+            optimiser.zero_grad()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.SGD([table], lr=0.01) for table in self.tables[: self.number]]
+
+
+def forty() -> Any:
+    return DataLoader([{"sample": sample} for sample in range(40)], batch_size=10)
+
+
+@pytest.mark.parametrize("optimisers", [1, 2])
+def test_a_ramp_of_epochs_is_as_long_with_two_optimisers(tmp_path: Path, optimisers: int) -> None:
+    callback = TruncatedLoss(0.4, ramp_epochs=8)
+    quiet(tmp_path, callback, max_epochs=2).fit(TwoOptimisers(optimisers), forty())
+    assert callback.drop_rate == pytest.approx(0.1)
+
+
+BATCHWISE: list[Any] = [TCE(0.5), RCE(), lambda: [DoubleCorrection(0.5, num_samples=40)]]
+
+
+@pytest.mark.parametrize("method", BATCHWISE)
+def test_a_step_that_optimises_by_itself_and_asks_for_no_weights_is_named(tmp_path: Path, method: Any) -> None:
+    callbacks = method() if callable(method) else method
+    with pytest.raises(RuntimeError, match=r"did not call self\.sample_weights"):
+        quiet(tmp_path, *callbacks).fit(TwoOptimisers(1, asks=False), forty())
+
+
 METHODS: list[Any] = [TCE, RCE, DCF, NoiseOracle, LossDropping, lambda: LLMHD(LexicalScorer(), confidence_epochs=1)]
 
 

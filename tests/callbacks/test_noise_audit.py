@@ -9,6 +9,7 @@ from small_fits import Method, catalog, playback, quiet
 from torch import Tensor
 
 from llmhd_pl.callbacks import GraphPruning, NoiseAudit, SampleRecorder, VariancePruning
+from llmhd_pl.callbacks.noise_audit import NOISE_KIND
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, NOISE
 
 
@@ -116,6 +117,16 @@ def test_without_the_truth_or_the_recorder(tmp_path: Path) -> None:
     recorder = SampleRecorder(users=data.train_users, items=data.train_items)
     with pytest.raises(RuntimeError, match="NoiseAudit needs the truth: a data module with noise_mask"):
         quiet(tmp_path, recorder, NoiseAudit()).fit(playback(data, 1), loader)
+
+
+def test_the_noise_that_was_given_is_the_truth(tmp_path: Path) -> None:
+    data = catalog()
+    given = torch.zeros(len(data.train_users), dtype=torch.bool)
+    given[:5] = True
+    assert not torch.equal(given, data.noise_mask)
+    recorder, looks = SampleRecorder(noise=given), NoiseAudit()
+    quiet(tmp_path, recorder, VariancePruning(0.3, 1), looks).fit(playback(data, 1), data)
+    assert torch.equal(looks.kinds == NOISE_KIND, given)
 
 
 def test_data_that_knows_of_no_noise_is_not_audited(tmp_path: Path) -> None:

@@ -22,6 +22,13 @@ def test_noise_has_no_weight_from_the_first_step_on(tmp_path: Path, objective: s
     assert torch.equal(module.weights, expected.expand_as(module.weights))
 
 
+def test_noise_of_another_number_of_samples_is_refused(tmp_path: Path) -> None:
+    data = catalog()
+    longer = torch.cat([data.noise_mask, torch.ones(7, dtype=torch.bool)])
+    with pytest.raises(ValueError, match=f"There are {len(longer)} noise for {len(longer) - 7} training interactions"):
+        quiet(tmp_path, Oracle(noise=longer)).fit(playback(data, 1), data)
+
+
 def test_it_multiplies_with_other_denoisers(tmp_path: Path) -> None:
     data = catalog()
     module, recorder = playback(data, 2), SampleRecorder()

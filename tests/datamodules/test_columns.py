@@ -1,11 +1,12 @@
 from decimal import Decimal
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llmhd_pl.datamodules.columns import DECIMAL, Identifiers, Times
+from llmhd_pl.datamodules.columns import DECIMAL, Identifiers, Times, finite
 
 instants = st.lists(st.integers(-40, 40).map(lambda quarters: Decimal(quarters) / 4), max_size=8)
 
@@ -33,3 +34,13 @@ def test_numbers_are_identifiers(blocks: list[list[int]]) -> None:
     codes, names = ids.sorted(lambda row, wrong: pytest.fail(f"{row} {wrong}"))
     assert names == sorted({str(number) for block in blocks for number in block})
     assert [names[code] for code in codes] == [str(number) for block in blocks for number in block]
+
+
+@pytest.mark.parametrize("kind", [pa.float16(), pa.float32(), pa.float64()])
+def test_a_shorter_float_is_the_decimal_number_that_was_meant(kind: pa.DataType) -> None:
+    """As float32, 4.2 is a little less than 4.2: a threshold of 4.2 would not be reached."""
+    meant = [4.2, 0.1, 3.6, -2.7, 5.0, 0.0, 4.2]
+    assert finite(pa.array(np.array(meant, kind.to_pandas_dtype()))).to_pylist() == meant
+    assert finite(pa.array([], kind)).to_pylist() == []
+    with pytest.raises(pa.ArrowInvalid, match="not finite"):
+        finite(pa.array(np.array([1, np.nan], kind.to_pandas_dtype())))

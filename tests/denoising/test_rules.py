@@ -53,6 +53,17 @@ def test_joint_of_equal_losses_is_decided_by_the_score() -> None:
     assert joint(torch.arange(3.0), torch.full((3,), 5.0), 0.34).tolist() == [False, False, True]
 
 
+@pytest.mark.parametrize("columns", [1, 2])
+def test_joint_drops_nothing_where_neither_loss_nor_score_tells(columns: int) -> None:
+    """Ties go to the smaller row, which would drop the first users."""
+    losses, fits = (torch.full((10, columns), value).squeeze(1) for value in (2.0, NAN))
+    assert not joint(losses, fits, 0.3).any()
+    if columns == 1:  # each label is a group of its own
+        losses = torch.tensor([2.0] * 5 + [1.0, 2.0, 3.0, 4.0, 5.0])
+        labels = torch.tensor([1] * 5 + [0] * 5)
+        assert joint(losses, fits, 0.4, labels=labels).nonzero().flatten().tolist() == [8, 9]
+
+
 def numpy_joint(losses: np.ndarray, agreement: np.ndarray, rate: float, weight: float) -> np.ndarray:
     def standard(values: np.ndarray) -> np.ndarray:
         spread = np.nanstd(values) if not np.isnan(values).all() else 0.0
@@ -62,6 +73,8 @@ def numpy_joint(losses: np.ndarray, agreement: np.ndarray, rate: float, weight: 
     scores = np.stack([np.nan_to_num(standard(column)) for column in columns], axis=-1).reshape(losses.shape)
     key = (standard(losses) - weight * scores).astype(np.float32).ravel()
     count = round(rate * int((~np.isnan(key)).sum()))
+    if np.isnan(key).all() or np.nanmin(key) == np.nanmax(key):
+        count = 0
     dropped = np.zeros(key.size, dtype=bool)
     dropped[np.argsort(np.where(np.isnan(key), np.inf, -key), kind="stable")[:count]] = True
     return dropped.reshape(losses.shape)
