@@ -105,7 +105,8 @@ class SampleState:
             raise RuntimeError(
                 f"Sample {int(owners.argmax())} was trained on by {int(owners.max())} processes. What is known of a "
                 "sample stays with its process: let each process have samples (better: users) of its own for the whole "
-                "run, as the data modules of llmhd_pl do; a sampler that shuffles over all processes cannot be used."
+                "run, as the data modules of llmhd_pl do; a sampler that shuffles over all processes cannot be used. "
+                "For a data loader of your own set Trainer(use_distributed_sampler=False)."
             )
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:

@@ -124,13 +124,13 @@ class LLMHD(LossDropping):
         ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``; the paper's alpha.
         candidate_fraction: The share of the suspicious samples that become candidates; the paper's eps_v.
         candidates: "variance", or "random" for the paper's ablation.
-        scored: Whom the judge is asked about: "candidates", or "all" observed interactions (rule "joint" only). None
-            chooses "all" for the rule "joint" and a judge that costs nothing, and "candidates" otherwise.
+        scored: Which interactions the judge is asked about: "candidates", or "all" observed ones (rule "joint" only).
+            None chooses "all" for the rule "joint" and a judge that costs nothing, and "candidates" otherwise.
         score_weight: The weight of the score against the loss, in the rule "joint".
         confidence_epochs: Revise the preferences by items that were flagged in so many epochs; the paper's eps_gamma.
             None never revises them.
         among: Which observed items may be flagged as false positives: "all", as in the paper, or "dropped".
-        graph_patience: See ``LossDropping``, as for all that follow.
+        graph_patience: See ``LossDropping``, as for what follows unless it is said here.
         audit: Log how good the decisions are, for data whose noise is known.
         window: The number of epochs of predictions that are kept.
         weight_key: The name of the weights in the batch, for a module without ``SampleWeights``.

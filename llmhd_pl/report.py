@@ -1,10 +1,10 @@
 """What denoising did: ``llmhd report RUN_WITHOUT RUN_WITH``, with the folders of two ``llmhd fit`` runs.
 
 Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
-before and after a revision. Saves a picture, ``report.png``, in the second folder: the test metrics of both runs, and
-how many of the easy, hard and noisy samples are dropped (``NoiseAudit`` knows which is which). Saves a page for a
-browser, ``report.html``, beside it, with all of the questions, answers and preferences. Of a run that was killed,
-resumed, or made by several processes it shows what there is.
+before and after a revision. Saves a page for a browser, ``report.html``, in the second folder, with all of the
+questions, answers and preferences, and, if the data knows its noise and the run had ``NoiseAudit``, a picture,
+``report.png``: the test metrics of both runs, and how many of the easy, hard and noisy samples are dropped. Of a run
+that was killed, resumed, or made by several processes it shows what there is.
 """
 
 import argparse
@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "llmhd report", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("without", type=Path, help="folder of a run without denoising")
-    parser.add_argument("with_", type=Path, metavar="with", help="folder of a run with LLMHD and NoiseAudit")
+    about = "folder of a run with LLMHD; the picture needs data that knows its noise"
+    parser.add_argument("with_", type=Path, metavar="with", help=about)
     options = parser.parse_args(arguments)
     for folder in (options.without, options.with_):
         if not folder.is_dir():

@@ -1,7 +1,7 @@
 """From a dump as its owner publishes it to a folder for Yelp, AmazonBooks or Steam: ``llmhd prepare yelp RAW OUT``.
 
-RAW is the folder of the downloaded files, packed as they are; OUT is written. ``docs/data.md`` says where each dump is
-had.
+RAW is the folder of the downloaded files, packed as they are; OUT is written. ``docs/data.md`` says where to get
+each dump.
 """
 
 import re

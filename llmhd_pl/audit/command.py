@@ -31,8 +31,8 @@ def parser() -> LightningArgumentParser:
         "--drop",
         type=float | None,
         default=None,
-        help="in the copy, leave out what is suspicious, so much that at most this share of it is expected to fit its "
-        "user; by default everything stays, with weights",
+        help="in the copy, leave out the most suspicious interactions: as many as possible while at most this share of "
+        "them is expected to fit its user; by default everything stays, with weights",
     )
     return found
 

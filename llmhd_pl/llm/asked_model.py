@@ -21,7 +21,7 @@ WRITTEN_SCORE_TOKENS = 16
 
 
 class AskedModel(Scorer):
-    """A language model that answers prompts. Each valid answer is paid for once, and the budget is a hard limit.
+    """A language model that answers prompts. Each valid answer is paid for once, and there is a budget.
 
     Children implement how the model is asked: ``model_fingerprint``, ``count_tokens``, ``complete`` and ``rate``. They
     may override ``overhead`` and ``on_cached_answers``.
@@ -31,7 +31,7 @@ class AskedModel(Scorer):
         scoring: "expected", "generate" or "likelihood".
         cache: The SQLite file that keeps the answers. None keeps them in memory, for this process.
         replay: Whether to answer from the cache alone.
-        max_tokens: The hard limit on prompt and answer tokens. None is no limit.
+        max_tokens: The limit on prompt and answer tokens of this process. None is no limit.
 
     Raises:
         ValueError: If ``replay`` is set without a ``cache``, or ``scoring`` is unknown.

@@ -252,7 +252,7 @@ def load_encoder(model: str, revision: str | None = None, dtype: Dtype = "auto")
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise ImportError("EncoderScorer needs sentence-transformers: pip install 'llmhd-pl[encoder]'.") from error
+        raise ImportError("EncoderScorer needs sentence-transformers: pip install sentence-transformers.") from error
     try:
         encoder = SentenceTransformer(model, revision=revision, model_kwargs={"dtype": resolved_dtype(dtype)})
     except Exception as error:  # can be anything, from a missing folder to nonsense from a proxy

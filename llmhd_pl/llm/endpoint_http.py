@@ -53,7 +53,7 @@ def open_connection(base_url: str, key: str, basic: str | None, timeout: float) 
     try:
         from openai import AsyncOpenAI, DefaultAsyncHttpxClient, Timeout
     except ImportError as error:
-        raise ImportError("EndpointScorer needs openai: pip install 'llmhd-pl[endpoint]'.") from error
+        raise ImportError("EndpointScorer needs openai: pip install openai.") from error
 
     class Bounded(DefaultAsyncHttpxClient):
         async def send(self, request: Any, **arguments: Any) -> Any:

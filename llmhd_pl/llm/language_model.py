@@ -43,7 +43,7 @@ class LanguageModelScorer(AskedModel):
             of items, and nothing is written.
         cache: The SQLite file that keeps the answers. None keeps them in memory, for this process.
         replay: Whether to answer from the cache alone.
-        max_tokens: The hard limit on prompt and answer tokens. None is no limit.
+        max_tokens: The limit on prompt and answer tokens of this process. None is no limit.
         item_tokens: The most tokens of an item's profile.
         history_tokens: The most tokens of a history that a preference is summarised from; longer histories are
             sampled.

@@ -166,7 +166,7 @@ def _named(model: str) -> Iterator[None]:
         yield
     except ImportError as error:
         if is_gguf(model) and "gguf" in str(error).lower():
-            raise ImportError("A gguf file needs the package gguf: pip install 'llmhd-pl[gguf]'.") from error
+            raise ImportError("A gguf file needs the package gguf: pip install gguf.") from error
         raise ImportError(f"The language model {model!r} needs a package that is not installed: {error}") from error
     except Exception as error:
         if is_gguf(model):

@@ -47,7 +47,7 @@ class QuantizedLLM(LanguageModelScorer):
         scoring: "expected", "generate" or "likelihood".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.
-        max_tokens: The hard limit on tokens.
+        max_tokens: The limit on the tokens of this process.
         item_tokens: The most tokens of an item's profile.
         history_tokens: The most tokens of a history that is summarised.
         seed: The seed of the sampling of longer histories, and of the pairs that scores are calibrated on.

@@ -23,7 +23,7 @@ class EmbeddedJudge(QuantizedLLM):
         scoring: "expected" or "generate".
         cache: The file of the answers.
         replay: Whether to answer from the cache alone.
-        max_tokens: The hard limit on tokens.
+        max_tokens: The limit on the tokens of this process.
         seed: The seed of the sampling of longer histories.
     """
 
