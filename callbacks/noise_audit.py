@@ -28,6 +28,7 @@ class NoiseAudit(EpochEndCallback):
     Place it after the callbacks that decide. Data without noise (``noise_ratio`` 0) is not audited.
 
     Raises:
+        ValueError: If the noise is that of other samples.
         RuntimeError: If there is no ``SampleRecorder`` before it, if a callback that decides comes after it, or if the
             noise is not known: neither ``SampleRecorder(noise=...)`` nor the data module's ``noise_mask`` says it.
     """
@@ -40,6 +41,11 @@ class NoiseAudit(EpochEndCallback):
         if stage != "fit":
             return
         noise = known_noise(trainer, self, self.recorder.noise)
+        if len(noise) != len(self.recorder.users):
+            raise ValueError(
+                f"The data module's noise_mask has {len(noise):,} samples, and SampleRecorder was given "
+                f"{len(self.recorder.users):,}. Give it their noise, too."
+            )
         kinds = getattr(getattr(trainer, "datamodule", None), "train_kinds", None)
         if "noise" in self.recorder.given or "users" in self.recorder.given:  # the data module's are of other samples
             kinds = None

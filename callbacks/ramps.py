@@ -51,6 +51,8 @@ def ramp_length(trainer: Trainer, callback: Any) -> int:
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     """Warn if a callback's drop rate will not reach half of its maximum before the run ends."""
     steps, length = trainer.estimated_stepping_batches, ramp_length(trainer, callback)
+    if trainer.max_steps == -1:
+        steps *= max(1, len(trainer.optimizers))
     reached = ramp(steps, length, 0.0, callback.max_drop_rate)
     if reached < callback.max_drop_rate / 2:
         remedy = "ramp_iterations, or set ramp_epochs=10, which suits data of any size"

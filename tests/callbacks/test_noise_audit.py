@@ -129,6 +129,13 @@ def test_the_noise_that_was_given_is_the_truth(tmp_path: Path) -> None:
     assert torch.equal(looks.kinds == NOISE_KIND, given)
 
 
+def test_the_noise_of_other_samples_is_refused(tmp_path: Path) -> None:
+    data = catalog()
+    recorder = SampleRecorder(users=torch.cat([data.train_users] * 2), items=torch.cat([data.train_items] * 2))
+    with pytest.raises(ValueError, match=r"noise_mask has \d+ samples, and SampleRecorder was given \d+"):
+        quiet(tmp_path, recorder, NoiseAudit()).fit(playback(data, 1), data)
+
+
 def test_data_that_knows_of_no_noise_is_not_audited(tmp_path: Path) -> None:
     data, method = catalog(misclick_share=0.0, hard_share=0.0), Method()
     trainer = quiet(tmp_path, *method.callbacks, NoiseAudit())

@@ -269,7 +269,7 @@ def test_fingerprint(tmp_path: Path) -> None:
 
 def test_missing_package_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ImportError, match=r"pip install 'llmhd-pl\[encoder\]'"):
+    with pytest.raises(ImportError, match=r"pip install sentence-transformers"):
         scores_of(EncoderScorer("hub/id", cache_dir=None))
 
 

@@ -572,5 +572,5 @@ def test_arguments_that_make_no_sense_are_named(arguments: dict[str, Any], messa
 def test_a_missing_client_is_named_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openai", None)
     made = scorer("http://127.0.0.1:1/v1")
-    with pytest.raises(ImportError, match=r"pip install 'llmhd-pl\[endpoint\]'"):
+    with pytest.raises(ImportError, match=r"pip install openai"):
         made.summarize({0: [0]})
