@@ -43,16 +43,20 @@ def ramp_length(trainer: Trainer, callback: Any) -> int:
         return int(callback.ramp_iterations)
     if math.isinf(trainer.num_training_batches):
         raise ValueError("ramp_epochs needs epochs that end; give ramp_iterations for a data loader without a length.")
-    steps = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
+    return int(callback.ramp_epochs * batches * _steps_of_a_batch(trainer))
+
+
+def _steps_of_a_batch(trainer: Trainer) -> int:
     # The trainer counts the steps of all optimisers; a module with several is taken to use each for every batch.
-    return int(callback.ramp_epochs * steps * max(1, len(trainer.optimizers)))
+    return max(1, len(trainer.optimizers))
 
 
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     """Warn if a callback's drop rate will not reach half of its maximum before the run ends."""
     steps, length = trainer.estimated_stepping_batches, ramp_length(trainer, callback)
     if trainer.max_steps == -1:
-        steps *= max(1, len(trainer.optimizers))
+        steps *= _steps_of_a_batch(trainer)
     reached = ramp(steps, length, 0.0, callback.max_drop_rate)
     if reached < callback.max_drop_rate / 2:
         remedy = "ramp_iterations, or set ramp_epochs=10, which suits data of any size"

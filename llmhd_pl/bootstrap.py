@@ -24,11 +24,11 @@ def exact(share: float, trials: int) -> tuple[float, float]:
         trials: The number of independent trials, at least 1.
     """
     won, lost = share * trials, (1 - share) * trials
-    (low, _), (_, high) = (
-        [float(beta.ppf(percentile / 100, won + more, lost + 1 - more)) for percentile in PERCENTILES]
-        for more in (0, 1)
+    low, high = (percentile / 100 for percentile in PERCENTILES)
+    return (
+        float(beta.ppf(low, won, lost + 1)) if won else 0.0,
+        float(beta.ppf(high, won + 1, lost)) if lost else 1.0,
     )
-    return (low if won else 0.0), (high if lost else 1.0)
 
 
 def resampled(users: int, seed: int = 0) -> Iterator[np.ndarray]:

@@ -109,7 +109,8 @@ def intervals(
     ends = np.full((groups.shape[1], 2), np.nan)
     ends[there] = np.nanpercentile(shares[:, there], PERCENTILES, axis=0).T
     for group in np.flatnonzero(there & (ends[:, 0] == ends[:, 1])):
-        ends[group] = np.divide(exact(ends[group, 0] * width, len(np.unique(users[groups[:, group]]))), width)
+        in_tail = min(1.0, ends[group, 0] * width)  # which rounding may take above 1
+        ends[group] = np.divide(exact(in_tail, len(np.unique(users[groups[:, group]]))), width)
     return ends.clip(max=1)
 
 

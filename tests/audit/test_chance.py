@@ -81,6 +81,12 @@ def test_the_interval_of_what_is_in_no_sample_is_exact() -> None:
     assert intervals(users[:1], p[:1], np.ones((1, 1), bool))[0].tolist() == [0, 1]  # of one user nothing is known
 
 
+@pytest.mark.parametrize("references", [3, 4, 7, 10, 18, 20, 33, 48])
+def test_the_interval_where_all_is_in_the_tail_is_a_number(references: int) -> None:
+    users, everything = np.arange(49), np.ones((49, 1), bool)
+    assert intervals(users, np.ones(49), everything, tail(references))[0].tolist() == [1, 1]
+
+
 def test_how_often_a_judge_prefers_the_user_does_not_depend_on_the_number_of_references() -> None:
     rng = np.random.default_rng(0)
     for references in (1, 4, 20):
