@@ -3,6 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/product.py --data_dir data/yelp
 
 Both compute the mean of E, A E and A A E for embeddings E, [users + items, 64]. They take turns. Freed memory is kept.
+On a CPU, a second table shows what a training step saves by asking for the nodes of its batch alone, with the gradient.
 """
 
 import argparse
@@ -21,6 +22,36 @@ from llmhd_pl.graph import SymmetricAdjacency, symmetric_normalization
 from llmhd_pl.memory import keep_freed_memory
 
 DIM, ROUNDS = 64, 100
+BATCHES = 512, 1024, 2048, 4096, 8192
+THIRDS = [1 / 3] * 3
+
+
+def chosen_nodes(graph: SymmetricAdjacency, data: Yelp, x: Tensor) -> Table:
+    """Return the times of the layers of a batch's nodes: of all nodes, and of these alone; both with the gradient."""
+    x.requires_grad_()
+    table = Table(
+        "batch", "its nodes", "ms: of all nodes", "of its own", "ratio", title="A step's forward and backward"
+    )
+    for size in BATCHES:
+        batch = torch.randint(len(data.train_users), (size,))
+        negatives = torch.randint(data.num_items, (size,))
+        nodes = torch.cat([data.train_users[batch], torch.cat([data.train_items[batch], negatives]) + data.num_users])
+        upstream = torch.randn(len(nodes.unique()), DIM)
+
+        def of_all(nodes: Tensor = nodes, upstream: Tensor = upstream) -> None:
+            graph.layer_sum(x, THIRDS).index_select(0, nodes.unique()).backward(upstream)
+
+        def of_its_own(nodes: Tensor = nodes, upstream: Tensor = upstream) -> None:
+            graph.layer_sum(x, THIRDS, nodes.unique()).backward(upstream)
+
+        times: dict[Callable[[], None], list[float]] = {of_all: [], of_its_own: []}
+        for _ in range(ROUNDS):
+            for way, seconds in times.items():
+                x.grad = None
+                seconds.append(timed(way, x.device))
+        one, other = (1000 * median(seconds) for seconds in times.values())
+        table.add_row(f"{size:,}", f"{len(upstream):,}", f"{one:.2f}", f"{other:.2f}", f"{one / other:.1f}x")
+    return table
 
 
 def main() -> None:
@@ -41,10 +72,10 @@ def main() -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
         matrix = torch.sparse_csr_tensor(crow, col, val, (nodes, nodes), check_invariants=False)
-    x, third = torch.randn(nodes, DIM).to(device), 1 / 3
+    x, third = torch.randn(nodes, DIM).to(device), THIRDS[0]
 
     def ours() -> Tensor:
-        return graph.layer_sum(x, [third] * 3)
+        return graph.layer_sum(x, THIRDS)
 
     def csr() -> Tensor:
         return torch.addmm(x, matrix, torch.addmm(x, matrix, x * third, beta=third), beta=third)
@@ -63,6 +94,8 @@ def main() -> None:
     ratio = median(seconds["PyTorch's CSR"]) / median(seconds["ours"])
     print(f"{device}, {torch.get_num_threads()} threads; ours is {ratio:.1f}x faster;", end=" ")
     print(f"the results differ by at most {apart:.1e}")
+    if device.type == "cpu":
+        Console().print(chosen_nodes(graph, data, x))
 
 
 if __name__ == "__main__":

@@ -1,20 +1,13 @@
 """The normalised user-item graph and its product with embeddings: the hot path of every graph model."""
 
-import warnings
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmhd_pl.precision import at_least_float32, keeping_dtype, widest_dtype
-
-
-def _has_csr(device: torch.device) -> bool:
-    """Return whether a device has CSR tensors and bags with weights; Apple's MPS has not."""
-    return device.type in ("cpu", "cuda")
+from llmhd_pl.sparse import chosen_rows, entry_dots, product, row_of_entries
 
 
 def symmetric_csr(users: Tensor, items: Tensor, num_users: int, num_items: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -76,61 +69,6 @@ def symmetric_normalization(users: Tensor, items: Tensor, num_users: int, num_it
     return crow, col, edge_normalization(users, items, num_users, num_items, torch.ones_like(users).bool())[edge]
 
 
-@cache
-def _suppress_beta_warning() -> None:
-    """Make a first CSR tensor without PyTorch's warning that they are in beta, which comes once in a process."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
-        torch.sparse_csr_tensor([0, 0], [], [], (1, 1), check_invariants=False)
-
-
-def _csr_tensor(crow: Tensor, col: Tensor, val: Tensor, num_columns: int) -> Tensor:
-    """Return the matrix as a PyTorch tensor, [rows, num_columns]. Its arrays are not checked."""
-    _suppress_beta_warning()
-    return torch.sparse_csr_tensor(crow, col, val, (len(crow) - 1, num_columns), check_invariants=False)
-
-
-def _product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
-    """Return a matrix in CSR times ``x`` [columns, d], without a gradient: [rows, d]."""
-    # Without the mark of a gradient: within a function of autograd the kernel would prepare for one all the same.
-    val, x = val.detach().to(x.dtype), x.detach()  # float64 in a run in float64
-    if not _has_csr(x.device):
-        return x.new_zeros(len(crow) - 1, x.shape[1]).index_add_(
-            0, _rows(crow, col), val[:, None] * x.index_select(0, col)
-        )
-    if x.device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
-        # A row of the product is a weighted bag of rows of x, and PyTorch's kernel for that uses AVX-512. MKL's product
-        # of CSR matrices uses the oldest instructions on all processors but Intel's (benchmarks/product.py). On a GPU
-        # the kernel sums a row in one order always, which cuSPARSE does not promise, but a popular item's row slowly.
-        return F.embedding_bag(col, x, crow, mode="sum", per_sample_weights=val, include_last_offset=True)
-    return torch.mm(_csr_tensor(crow, col, val, len(x)), x)
-
-
-def _rows(crow: Tensor, col: Tensor) -> Tensor:
-    """Return the row of each entry, int32 [entries]."""
-    return torch.repeat_interleave(crow.diff(), output_size=len(col))
-
-
-def entry_dots(crow: Tensor, col: Tensor, left: Tensor, right: Tensor) -> Tensor:
-    """Return the dot product ``left_r right_c`` of every entry (r, c) of a CSR pattern, without a gradient.
-
-    Args:
-        crow: The CSR row pointers, int32 [rows + 1].
-        col: The CSR column indices, int32 [entries]; on a CPU in any order, also repeated ones.
-        left: A vector for each row, [rows, d].
-        right: A vector for each column, [columns, d].
-
-    Returns:
-        One number per entry, [entries].
-    """
-    # sampled_addmm takes no more entries than the matrix has places, not even repeated ones.
-    if not _has_csr(left.device) or len(col) > len(left) * len(right):
-        return (left.index_select(0, _rows(crow, col)) * right.index_select(0, col)).sum(dim=1)
-    pattern = _csr_tensor(crow, col, left.new_zeros(len(col)), len(right))
-    dots: Tensor = torch.sparse.sampled_addmm(pattern, left, right.t(), beta=0.0).values()
-    return dots
-
-
 class _LayerSum(torch.autograd.Function):
     """``sum_k weights[k] A^k x`` by Horner's rule, with a gradient.
 
@@ -147,6 +85,35 @@ class _LayerSum(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
         graph, weights = ctx.constants
         return None, graph._layer_sum(gradients[0].contiguous(), weights), None
+
+
+class _LayerSumOfRows(torch.autograd.Function):
+    """Some rows of ``sum_k weights[k] A^k x``, K > 0, with a gradient.
+
+    The last product is one with these rows of A alone, and in the gradient the first one with their transpose: for a
+    batch that names a few of many nodes, half of the work of two layers.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, graph: "SymmetricAdjacency", x: Tensor, weights: tuple[float, ...], rows: Tensor) -> Tensor:
+        chosen, transposed = chosen_rows(graph.crow, graph.col, graph.val, rows)
+        ctx.constants = graph, weights, rows, transposed
+        total = product(*chosen, graph._layer_sum(x, weights[1:]))
+        return total.add_(x.index_select(0, rows), alpha=weights[0]) if weights[0] else total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None, None]:
+        graph, weights, rows, transposed = ctx.constants
+        gradient = gradients[0].contiguous()
+        crow, col, val = transposed
+        *others, last = weights
+        total = product(crow, col, val.to(gradient.dtype) * last, gradient)
+        for layer, weight in enumerate(reversed(others)):
+            if layer:
+                total = product(graph.crow, graph.col, graph.val, total)
+            if weight:
+                total.index_add_(0, rows, gradient, alpha=weight)
+        return None, total, None, None
 
 
 class SymmetricAdjacency(nn.Module):
@@ -174,19 +141,23 @@ class SymmetricAdjacency(nn.Module):
         """Move the matrix along with its module, but keep its values in float32."""
         return super()._apply(keeping_dtype(fn), recurse)  # type: ignore[no-untyped-call]
 
-    def layer_sum(self, x: Tensor, weights: Sequence[float]) -> Tensor:
+    def layer_sum(self, x: Tensor, weights: Sequence[float], rows: Tensor | None = None) -> Tensor:
         """Return ``sum_k weights[k] A^k x``, in float32 even under autocast: there is no sparse product in bf16.
 
         Args:
             x: The node embeddings, [nodes, d].
-            weights: The weights of the layers 0 to K.
+            weights: The weights of the layers 0 to K; with ``rows``, K is at least 1.
+            rows: The rows of the sum that are wanted, int64 [n], each once, and on a CPU; None for all of them.
 
         Returns:
-            The weighted sum of the layers, float32 [nodes, d].
+            The weighted sum of the layers, float32 [nodes, d], or [n, d] with ``rows``.
         """
         with torch.autocast(x.device.type, enabled=False):
-            total: Tensor = _LayerSum.apply(  # type: ignore[no-untyped-call]
-                self, at_least_float32(x), tuple(weights)
+            x = at_least_float32(x)
+            total: Tensor = (
+                _LayerSum.apply(self, x, tuple(weights))  # type: ignore[no-untyped-call]
+                if rows is None
+                else _LayerSumOfRows.apply(self, x, tuple(weights), rows)  # type: ignore[no-untyped-call]
             )
         return total
 
@@ -194,7 +165,7 @@ class SymmetricAdjacency(nn.Module):
         total = x
         for layer, weight in enumerate(reversed(weights[:-1])):
             val = self.val if layer else self.val.to(x.dtype) * weights[-1]  # on sparse data fewer numbers than x
-            total = _product(self.crow, self.col, val, total)
+            total = product(self.crow, self.col, val, total)
             if weight:
                 total.add_(x, alpha=weight)
         return total if len(weights) > 1 else x * weights[0]
@@ -211,13 +182,13 @@ class _EntryProduct(torch.autograd.Function):
     def forward(ctx: Any, values: Tensor, transposed: Tensor, x: Tensor, graph: "WeightedAdjacency") -> Tensor:
         ctx.save_for_backward(transposed, x)
         ctx.graph = graph
-        return _product(graph.crow, graph.col, values, x)
+        return product(graph.crow, graph.col, values, x)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None, Tensor | None, None]:
         (transposed, x), graph, upstream = ctx.saved_tensors, ctx.graph, gradients[0].contiguous()
         of_values = entry_dots(graph.crow, graph.col, upstream, x) if ctx.needs_input_grad[0] else None
-        of_x = _product(graph.crow, graph.col, transposed, upstream) if ctx.needs_input_grad[2] else None
+        of_x = product(graph.crow, graph.col, transposed, upstream) if ctx.needs_input_grad[2] else None
         return of_values, None, of_x, None
 
 
@@ -235,7 +206,7 @@ class _EdgeDots(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         graph, (x,) = ctx.graph, ctx.saved_tensors
-        return _product(graph.crow, graph.col, graph.spread(gradients[0]), x), None
+        return product(graph.crow, graph.col, graph.spread(gradients[0]), x), None
 
 
 class WeightedAdjacency(SymmetricAdjacency):
@@ -260,7 +231,7 @@ class WeightedAdjacency(SymmetricAdjacency):
         super().__init__(crow, col, torch.ones(len(col), device=col.device))
         self.num_users = num_users
         self.register_buffer("edge", edge, persistent=False)
-        self.register_buffer("row", _rows(crow, col), persistent=False)
+        self.register_buffer("row", row_of_entries(crow, col), persistent=False)
 
     def spread(self, weights: Tensor) -> Tensor:
         """Return the weight of the edge of each entry, [2n], of the weights of the edges, [n]."""

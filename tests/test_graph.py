@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from llmhd_pl import graph
+from llmhd_pl import sparse
 from llmhd_pl.graph import SymmetricAdjacency, WeightedAdjacency, edge_normalization, symmetric_normalization
 
 
@@ -55,6 +55,28 @@ def test_layer_sum_and_its_gradient_equal_the_dense_computation(
     torch.testing.assert_close(out.double(), expected, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(adjacency(x).double(), a @ x.detach().double(), atol=1e-5, rtol=1e-5)
+
+
+@given(
+    st.integers(1, 8),
+    st.integers(1, 8),
+    st.integers(0, 100),
+    st.lists(st.floats(-2, 2), min_size=2, max_size=4),
+    st.data(),
+)
+def test_chosen_rows_of_a_layer_sum_and_their_gradient_are_those_of_the_whole(
+    u: int, i: int, seed: int, weights: list[float], data: st.DataObject
+) -> None:
+    adjacency = SymmetricAdjacency(*symmetric_normalization(*random_edges(u, i, seed), u, i))
+    rows = torch.tensor(data.draw(st.lists(st.integers(0, u + i - 1), min_size=1, unique=True)))
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(u + i, 5, generator=generator, requires_grad=True)
+    upstream = torch.randn(len(rows), 5, generator=generator)
+    whole, some = adjacency.layer_sum(x, weights)[rows], adjacency.layer_sum(x, weights, rows)
+    assert some.dtype == torch.float32
+    torch.testing.assert_close(some, whole)
+    gradients = (torch.autograd.grad(out, x, upstream)[0] for out in (some, whole))
+    torch.testing.assert_close(*gradients)
 
 
 def test_product_stays_float32_under_autocast() -> None:
@@ -145,6 +167,6 @@ def test_without_csr_tensors_the_products_are_the_same(monkeypatch: pytest.Monke
     weighted = WeightedAdjacency(users, items, 7, 5)
     x, values = torch.randn(12, 3), torch.rand(2 * len(users))
     wanted = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.product(values, values, x), weighted.edge_dots(x)
-    monkeypatch.setattr(graph, "_has_csr", lambda device: False)
+    monkeypatch.setattr(sparse, "_has_csr", lambda device: False)
     found = adjacency.layer_sum(x, (0.5, 0.3, 0.2)), weighted.product(values, values, x), weighted.edge_dots(x)
     torch.testing.assert_close(found, wanted)

@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 }
 # And the small modules that backbones may import.
 FOR_BACKBONES = {
-    *("sample_weights", "graph", "losses", "metrics", "ranking", "training_data", "processes"),
+    *("sample_weights", "graph", "sparse", "losses", "metrics", "ranking", "training_data", "processes"),
     *("checkpoint_io", "finite", "fingerprint", "precision"),
 }
 

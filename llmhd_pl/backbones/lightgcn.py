@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
@@ -61,5 +62,17 @@ class LightGCN(GraphBackbone):
 
     def final_embeddings(self) -> Tensor:
         """Return the mean over the layers: float32 [users + items, d]."""
-        layers = self.num_layers + 1
-        return self.graph.layer_sum(self.embedding.weight, [1 / layers] * layers)
+        return self.graph.layer_sum(self.embedding.weight, self._layer_weights)
+
+    @property
+    def _layer_weights(self) -> list[float]:
+        return [1 / (self.num_layers + 1)] * (self.num_layers + 1)
+
+    def _rows(self, nodes: Tensor) -> Tensor:
+        few = self.num_layers > 0 and 2 * len(nodes) < self.num_users + self.num_items  # see benchmarks/product.py
+        # Another device would have to be waited for to know how many nodes there are.
+        if nodes.device.type != "cpu" or not few:
+            return super()._rows(nodes)
+        distinct, places = nodes.unique(return_inverse=True)
+        rows = self.graph.layer_sum(self.embedding.weight, self._layer_weights, distinct)
+        return self._compared(F.embedding(places, rows))

@@ -1,6 +1,6 @@
 """NGCF."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -80,29 +80,32 @@ class NGCF(GraphBackbone):
 
     def final_embeddings(self) -> Tensor:
         """Return the concatenation of all layers: float32 [users + items, sum of their lengths]."""
-        return torch.cat(self._layers(lambda rows: rows), dim=1)
+        return torch.cat(self._layers(), dim=1)
 
     def _rows(self, nodes: Tensor) -> Tensor:
         if nodes.device.type != "cpu":  # it would have to be waited for to know how many nodes there are
             return super()._rows(nodes)
         distinct, places = nodes.unique(return_inverse=True)
-        layers = self._layers(lambda rows: F.embedding(distinct, rows))
-        return self._compared(F.embedding(places, torch.cat(layers, dim=1)))
+        return self._compared(F.embedding(places, torch.cat(self._layers(distinct), dim=1)))
 
-    def _layers(self, chosen: Callable[[Tensor], Tensor]) -> list[Tensor]:
-        """Return the chosen rows of E_0 to E_K. Of E_K, which no other layer reads, only these are computed."""
+    def _layers(self, rows: Tensor | None = None) -> list[Tensor]:
+        """Return some rows of E_0 to E_K, or all. Of E_K, which no other layer reads, only these are computed."""
+
+        def chosen(layer: Tensor) -> Tensor:
+            return layer if rows is None else F.embedding(rows, layer)
+
         layer = self.embedding.weight
         dtype = layer.dtype
         dropping = self.training and self.message_dropout > 0
         generator = seeded_generator(layer.device, "ngcf", self.seed, self.global_step) if dropping else None
         layers = [chosen(layer)]
         for number, (of_sum, of_product) in enumerate(zip(self.sums, self.products, strict=True), 1):
-            neighbours, last = self.graph(layer), number == len(self.sums)
-            own, near = (layers[-1], chosen(neighbours)) if last else (layer, neighbours)
+            last = number == len(self.sums)
+            own, near = layers[-1] if last else layer, self.graph.layer_sum(layer, (0.0, 1.0), rows if last else None)
             total, product = ((own + near).to(dtype), (near * own).to(dtype))
             layer = at_least_float32(F.leaky_relu(of_sum(total) + of_product(product), 0.2))
             if generator is not None:  # for all nodes, so that a node's are the same on every process
-                shape = len(neighbours), layer.shape[1]
+                shape = self.num_users + self.num_items, layer.shape[1]
                 factors = dropout_factors(shape, self.message_dropout, generator, layer.device)
                 layer = layer * (chosen(factors) if last else factors)
             # F.normalize does the same, and takes half as long again with its gradient.

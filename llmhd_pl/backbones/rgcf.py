@@ -13,8 +13,9 @@ from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.finite import checks_finite
-from llmhd_pl.graph import WeightedAdjacency, entry_dots
+from llmhd_pl.graph import WeightedAdjacency
 from llmhd_pl.sample_weights import Batch
+from llmhd_pl.sparse import entry_dots
 
 _POOL = 10  # the number of random pairs drawn for each one that is added
 _BLOCK = 2**20  # the pairs multiplied at once on a GPU: 512 MB with embeddings of 64

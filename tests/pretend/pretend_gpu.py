@@ -108,7 +108,7 @@ class _Everywhere(TorchDispatchMode):
 @contextmanager
 def pretend_gpu() -> Iterator[type[Waits]]:
     """Within it, the device exists. Yields what is noted."""
-    plain: Callable[..., Tensor] = graph._product
+    plain: Callable[..., Tensor] = graph.product
     generator = torch.Generator
 
     def product(crow: Tensor, col: Tensor, val: Tensor, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ def pretend_gpu() -> Iterator[type[Waits]]:
         return Pretend(plain(*(part.data_on_cpu for part in (crow, col, val, x))))  # type: ignore[attr-defined]
 
     Waits.found, Waits.copied = Counter(), Counter()
-    graph._product = product
+    graph.product = product
     torch.Generator = lambda device="cpu": generator()  # type: ignore[misc, assignment]
     torch._C._set_only_lift_cpu_tensors(True)
     try:
@@ -128,7 +128,7 @@ def pretend_gpu() -> Iterator[type[Waits]]:
             yield Waits
     finally:
         torch._C._set_only_lift_cpu_tensors(False)
-        graph._product, torch.Generator, Waits.on = plain, generator, False  # type: ignore[misc]
+        graph.product, torch.Generator, Waits.on = plain, generator, False  # type: ignore[misc]
 
 
 def strategy() -> SingleDeviceStrategy:
