@@ -9,8 +9,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.held_trainer import HeldTrainer
+from llmhd_pl.callbacks.step_checks import LABELS, check_batch, check_numbers
 from llmhd_pl.processes import numbers_of_all
 from llmhd_pl.sample_weights import Batch, SampleWeights
+
+_LOOKED_AT = 16  # steps
 
 
 class BatchDenoiser(HeldTrainer, ABC):
@@ -63,6 +66,46 @@ class BatchDenoiser(HeldTrainer, ABC):
     @abstractmethod
     def weigh(self, batch: Batch, losses: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """Return the weights of a batch, as ``SampleWeights.attach_denoiser`` describes them."""
+
+    def samples(self, batch: Batch, size: int) -> Tensor:
+        """Return the samples of a batch, int64 [B], once they have been checked.
+
+        Args:
+            batch: The batch.
+            size: The number of training interactions.
+
+        Raises:
+            RuntimeError: If there are none.
+            IndexError: If a number is no row of the interactions. A GPU, which would have to be waited for, is asked in
+                the first batches only.
+        """
+        sample, _ = check_batch(batch, "sample")
+        if self.looks(sample):
+            check_numbers(sample, size)
+        return sample
+
+    def looks(self, sample: Tensor) -> bool:
+        """Return whether a batch is looked at: always on a CPU, and elsewhere among the first batches of a fit."""
+        return sample.device.type == "cpu" or self.trainer.global_step < _LOOKED_AT
+
+    def likes(self, batch: Batch, losses: Tensor) -> Tensor | None:
+        """Return which rows are those of liked items, bool [B], if the batch labels its rows with 0 and 1.
+
+        Args:
+            batch: The batch; its labels are called "label", "labels" or "target".
+            losses: The losses, of which the labels must have the shape.
+
+        Returns:
+            None if there are no such labels: then every row is an observed item.
+        """
+        for name in LABELS:
+            labels = batch.get(name)
+            if not isinstance(labels, Tensor) or labels.shape != losses.shape:
+                continue
+            liked = labels == 1
+            if bool((liked | (labels == 0)).all()):
+                return liked
+        return None
 
     def gather(self, values: Tensor) -> tuple[Tensor, int]:
         """Bring the values of all processes together, one number per row of the batch.

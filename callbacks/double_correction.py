@@ -7,6 +7,7 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.ramps import RateOf
+from llmhd_pl.callbacks.step_checks import check_owners
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
 from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
 from llmhd_pl.denoising.store import observed
@@ -20,9 +21,9 @@ class DoubleCorrection(TruncatedLoss):
     """DCF for pointwise losses, and its analogue for pairwise ones; ``llmhd_pl.denoising.baselines`` has the formulas.
 
     It drops as many samples as T-CE, and of the same kind, but by bounds in place of losses. The history of losses is
-    kept by ``batch["sample"]``. A label that is to be flipped is flipped for this step only; in the next epoch the
-    sample is judged anew. Under DDP a sample must stay with its process, as it does with the data modules of this
-    package.
+    kept by ``batch["sample"]``; a sample that occurs several times in a step has the mean of its losses. A label that
+    is to be flipped is flipped for this step only; in the next epoch the sample is judged anew. Under DDP a sample must
+    stay with its process, as it does with the data modules of this package.
 
     Args:
         max_drop_rate: See ``TruncatedLoss``.
@@ -35,8 +36,9 @@ class DoubleCorrection(TruncatedLoss):
     Raises:
         ValueError: If an argument is out of its range, or if a checkpoint is of other data.
         TypeError: If the module does not inherit from ``SampleWeights``.
-        RuntimeError: If the number of samples is not known, or if the trainer has no ``max_epochs``, over which sigma^2
-            falls.
+        RuntimeError: If the number of samples is not known, if the trainer has no ``max_epochs``, over which sigma^2
+            falls, or if several processes trained on the same sample.
+        IndexError: If a batch names a sample that there is not.
     """
 
     history: LossHistory | None = None
@@ -71,6 +73,8 @@ class DoubleCorrection(TruncatedLoss):
         super().setup(trainer, pl_module, stage)
         if not self.goes_on or self.history is None or before != (num_samples, self._data):
             self.history = LossHistory(num_samples, trainer.strategy.root_device)
+        self._mine = torch.zeros_like(self.history.seen, dtype=torch.uint8)  # trained on by this process, in this fit
+        self._repeats = False  # whether batches have been seen that name a sample twice
 
     def weigh(self, batch: Batch, losses: Tensor) -> tuple[Tensor, Tensor]:
         """Return the weights and what each loss counts in the mean.
@@ -79,13 +83,33 @@ class DoubleCorrection(TruncatedLoss):
         """
         assert self.history is not None and self.trainer.max_epochs is not None
         variance = variance_at(self.trainer.current_epoch, self.trainer.max_epochs)
-        bounds = self.history.bounds(batch["sample"], observed(losses), variance)
-        weights, counts = double_corrected(losses, bounds, self.rate_for(losses), self.relabel_ratio, self.gather)
-        self.history.keep(batch["sample"], observed(weights) == 1)
+        sample = self.samples(batch, len(self.history.seen))
+        self._mine.index_fill_(0, sample, 1)
+        values, places = observed(losses), None
+        if self._repeats or self.looks(sample):
+            once, inverse, counts = sample.unique(return_inverse=True, return_counts=True)
+            if len(once) < len(sample):
+                self._repeats, places = True, inverse
+                sample, values = once, values.new_zeros(len(once)).index_add_(0, places, values) / counts
+        bounds = self.history.bounds(sample, values, variance)
+        liked = self.likes(batch, losses)
+        weights, counts = double_corrected(
+            losses,
+            bounds if places is None else bounds[places],
+            self.rate_for(losses, liked),
+            self.relabel_ratio,
+            self.gather,
+            liked,
+        )
+        kept = observed(weights) == 1
+        if places is not None:  # a sample is kept if all of its rows are
+            kept = torch.ones_like(sample).scatter_reduce_(0, places, kept.long(), "amin").bool()
+        self.history.keep(sample, kept)
         return weights, counts
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the rates."""
+        """Log the rates, and refuse samples that several processes share."""
+        check_owners(trainer, self._mine)
         super().on_train_epoch_end(trainer, pl_module)
         pl_module.log("denoise/relabel_rate", self.relabel_ratio * self.drop_rate)
 

@@ -16,7 +16,7 @@ from llmhd_pl.denoising.rules import RULES, Rule, decide
 from llmhd_pl.denoising.store import CANDIDATE, CLEAN, HARD, observed
 from llmhd_pl.llm import doubts
 from llmhd_pl.llm.judgements import Agreement, Judgements
-from llmhd_pl.llm.scorer import Scorer, check_scorer
+from llmhd_pl.llm.scorer import Scorer, check_scorer, identity
 from llmhd_pl.processes import gathered, own_file, wait_for_all
 from llmhd_pl.scale import FITTING
 
@@ -41,7 +41,7 @@ class LLMSampleScorer(EpochEndCallback):
             ``interactions.items`` of the trainer's data module.
 
     Raises:
-        TypeError: If the scorer is not a scorer's object, or if the texts are not a list of dicts.
+        TypeError: If the scorer is not a scorer's object, or if the texts are not a list of dicts of texts.
         ValueError: If the rule is unknown, or if all samples are to be scored for a rule that asks about candidates
             only.
         RuntimeError: If ``SampleRecorder`` and ``VariancePruning`` do not come before it, if no texts are known, or,
@@ -66,11 +66,8 @@ class LLMSampleScorer(EpochEndCallback):
         if scored == "all" and rule != "joint":
             raise ValueError(f"The rule {rule!r} asks about candidates only; scored='all' is for the rule 'joint'.")
         check_scorer(scorer)
-        if texts is not None and (isinstance(texts, Mapping) or not all(isinstance(text, Mapping) for text in texts)):
-            raise TypeError(
-                "texts must be a list with a dict of text fields for each item, in the order of the items' numbers: "
-                '[{"title": "Dune"}, ...].'
-            )
+        if texts is not None:
+            _check_texts(texts)
         self.scorer, self.rule, self.scored, self.score_weight, self.texts = scorer, rule, scored, score_weight, texts
         # The last epoch that was decided, and the scores and the status of its observed items.
         self._last: tuple[int, Tensor, Tensor] | None = None
@@ -96,6 +93,8 @@ class LLMSampleScorer(EpochEndCallback):
                     f"Put an items.jsonl or an .item file beside the interactions{where} (docs/data.md), or give "
                     "LLMSampleScorer(texts=...), a list with a dict of text fields for each item number."
                 )
+        if self.texts is None:
+            _check_texts(texts)
         if len(texts) <= (last := int(items.max())):
             raise RuntimeError(
                 f"LLMSampleScorer has texts of {len(texts)} items, but the interactions name item {last}. Give a "
@@ -248,10 +247,35 @@ class LLMSampleScorer(EpochEndCallback):
         """Return preferences, scores and usage of all processes. Lightning calls it on every process at once."""
         if self._trainer is None:
             return {}  # nothing was trained
-        return self.judgements.merged(gathered(self._trainer, self.judgements.own))
+        return self.judgements.merged(gathered(self._trainer, self.judgements.own)) | {"judge": identity(self.scorer)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over a checkpoint."""
+        """Take over a checkpoint; of another judge's, only what has been used."""
         if self._trainer is not None and state_dict:
+            before, now = state_dict.get("judge"), identity(self.scorer)
+            if before not in (None, now):
+                self._warn(
+                    f"the checkpoint's preferences and scores are those of another judge ({before}), and this one is "
+                    f"{now}: it is asked anew about everything."
+                )
+                recorder, texts = self.recorder, self.judgements.texts
+                new = Judgements(self.scorer, texts, recorder.users, recorder.items, recorder.labels)
+                said = new.merged([new.own])
+                state_dict = state_dict | {name: said[name] for name in ("preferences", "scores", "asked")}
             self.judgements.load_state_dict(state_dict, self._trainer.global_rank, self._trainer.world_size)
             self._scored |= not bool(state_dict["scores"].isnan().all())
+
+
+def _check_texts(texts: Any) -> None:
+    if isinstance(texts, Mapping) or not all(isinstance(text, Mapping) for text in texts):
+        raise TypeError(
+            "texts must be a list with a dict of text fields for each item, in the order of the items' numbers: "
+            '[{"title": "Dune"}, ...].'
+        )
+    for item, text in enumerate(texts):
+        for name, value in text.items():
+            if not (isinstance(name, str) and isinstance(value, str)):
+                raise TypeError(
+                    f"texts[{item}][{name!r}] is {value!r}; names and values must be str. Leave out what is missing, "
+                    'and write numbers as text: table.fillna("").astype(str).to_dict("records").'
+                )

@@ -7,10 +7,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.batch_denoiser import BatchDenoiser
-from llmhd_pl.callbacks.step_checks import zeros_and_ones
 from llmhd_pl.denoising.store import observed
 from llmhd_pl.sample_weights import Batch
-from llmhd_pl.training_data import Ids, known_noise, training_interactions
+from llmhd_pl.training_data import Ids, known_noise, training_interactions, zeros_and_ones
 
 
 class Oracle(BatchDenoiser):
@@ -32,6 +31,8 @@ class Oracle(BatchDenoiser):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Read the mask and attach to the loss."""
+        if stage != "fit" and not self.graph:
+            return  # without a graph, an evaluation has nothing to do with noise
         self._clean = ~known_noise(trainer, self, self._noise)
         users = getattr(getattr(trainer, "datamodule", None), "train_users", None)
         if users is not None and len(users) != len(self._clean):
@@ -52,7 +53,7 @@ class Oracle(BatchDenoiser):
         self._clean = self._clean.to(losses.device)
         weights = torch.ones_like(losses)
         # The pair of a misclick teaches nothing. With the pointwise objective its sampled item is as good as any other.
-        observed(weights)[:] = self._clean[batch["sample"]].to(losses.dtype)
+        observed(weights)[:] = self._clean[self.samples(batch, len(self._clean))].to(losses.dtype)
         return weights
 
     # The model builds its whole graph in setup, which comes before each of these.

@@ -4,13 +4,14 @@ import math
 import warnings
 from typing import Any, Literal, get_args
 
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 
 from llmhd_pl.denoising.schedules import ramp
 
 RateOf = Literal["samples", "interactions"]
 """What a drop rate is a fraction of: all samples, with pointwise losses observed and sampled items alike, or the
 observed interactions alone."""
+_MANY = 999  # the number of a batch by which a module has taken a step, even if its epoch has no end
 
 
 def check_ramp(max_drop_rate: float, ramp_iterations: int, ramp_epochs: int | None, rate_of: RateOf) -> None:
@@ -30,7 +31,7 @@ def check_ramp(max_drop_rate: float, ramp_iterations: int, ramp_epochs: int | No
 
 
 def ramp_length(trainer: Trainer, callback: Any) -> int:
-    """Return the number of optimiser steps until a callback's drop rate is at its maximum.
+    """Return the length of a callback's ramp: in epochs if it has ``ramp_epochs``, in optimiser steps otherwise.
 
     Args:
         trainer: The trainer, once it knows its batches.
@@ -43,8 +44,13 @@ def ramp_length(trainer: Trainer, callback: Any) -> int:
         return int(callback.ramp_iterations)
     if math.isinf(trainer.num_training_batches):
         raise ValueError("ramp_epochs needs epochs that end; give ramp_iterations for a data loader without a length.")
+    return int(callback.ramp_epochs)
+
+
+def steps_of_an_epoch(trainer: Trainer) -> int:
+    """Return the number of optimiser steps that an epoch takes, as the trainer counts them."""
     batches = math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches)
-    return int(callback.ramp_epochs * batches * _steps_of_a_batch(trainer))
+    return max(1, batches * _steps_of_a_batch(trainer))
 
 
 def _steps_of_a_batch(trainer: Trainer) -> int:
@@ -52,17 +58,44 @@ def _steps_of_a_batch(trainer: Trainer) -> int:
     return max(1, len(trainer.optimizers))
 
 
+def check_steps(trainer: Trainer, module: LightningModule, batch_idx: int) -> None:
+    """Check that the trainer counts the optimiser steps of a module that optimises by itself.
+
+    Args:
+        trainer: The trainer, at the end of a batch.
+        module: The module.
+        batch_idx: The number of the batch in its epoch.
+
+    Raises:
+        RuntimeError: If it has counted none in an epoch, or in a thousand batches.
+    """
+    over = trainer.is_last_batch or batch_idx == _MANY
+    if over and trainer.global_step == 0 and not module.automatic_optimization:
+        raise RuntimeError(
+            f"The trainer has counted no optimiser step in {batch_idx + 1:,} batches, and a ramp in ramp_iterations "
+            f"and decide_every count in steps: nothing would ever be dropped. {type(module).__name__} optimises by "
+            "itself: step the optimiser that self.optimizers() returns, without use_pl_optimizer=False."
+        )
+
+
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     """Warn if a callback's drop rate will not reach half of its maximum before the run ends."""
-    steps, length = trainer.estimated_stepping_batches, ramp_length(trainer, callback)
-    if trainer.max_steps == -1:
-        steps *= _steps_of_a_batch(trainer)
-    reached = ramp(steps, length, 0.0, callback.max_drop_rate)
+    length = ramp_length(trainer, callback)
+    if callback.ramp_epochs is None:
+        unit, remedy = "optimiser steps", "ramp_iterations, or set ramp_epochs=10, which suits data of any size"
+        end = trainer.estimated_stepping_batches * (_steps_of_a_batch(trainer) if trainer.max_steps == -1 else 1)
+    else:
+        unit, remedy = "epochs", "ramp_epochs"
+        end = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        if trainer.max_steps != -1:
+            end = min(end, trainer.max_steps / steps_of_an_epoch(trainer))
+    if end < 0:  # nobody knows how long an epoch is
+        return
+    reached = ramp(end, length, 0.0, callback.max_drop_rate)
     if reached < callback.max_drop_rate / 2:
-        remedy = "ramp_iterations, or set ramp_epochs=10, which suits data of any size"
         warnings.warn(
-            f"{type(callback).__name__}: the drop rate takes {length:,} optimiser steps to reach "
-            f"{callback.max_drop_rate:g}, and this run has at most {steps:,}: it ends at {reached:.2g}. Lower "
-            f"{remedy if callback.ramp_epochs is None else 'ramp_epochs'}.",
+            f"{type(callback).__name__}: the drop rate takes {length:,} {unit} to reach "
+            f"{callback.max_drop_rate:g}, and this run has at most {end:,.6g}: it ends at {reached:.2g}. Lower "
+            f"{remedy}.",
             stacklevel=2,
         )

@@ -14,7 +14,6 @@ from llmhd_pl.callbacks.step_checks import (
     check_ends,
     check_negatives,
     check_recorded,
-    given_samples,
 )
 from llmhd_pl.callbacks.step_records import StepRecords
 from llmhd_pl.callbacks.weight_in_batch import WeightInBatch
@@ -22,7 +21,7 @@ from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.store import SampleStore
 from llmhd_pl.processes import reduced
 from llmhd_pl.sample_weights import SCORE, SampleWeights
-from llmhd_pl.training_data import Ids, training_samples
+from llmhd_pl.training_data import Ids, given_samples, training_samples
 
 if TYPE_CHECKING:
     from llmhd_pl.callbacks.epoch_end import EpochEndCallback
@@ -207,7 +206,7 @@ class SampleRecorder(HeldTrainer):
 
     def _close_epoch(self, pl_module: LightningModule) -> None:
         self._records.verify(self.store.epoch)
-        if not self._known.restored:
+        if not self._known.restored and not self._skips:
             recorded = self.reduce(torch.tensor(self._recorded, device=self.store.losses.device))
             check_recorded(pl_module, recorded, self.store.epoch)
         check_negatives(self.store.negative_item)
@@ -230,6 +229,11 @@ class SampleRecorder(HeldTrainer):
             self._known.match(sample.flatten())
         self._in_batch.write(batch, self._records.padded_weights(self.store, sample, negative))
 
+    @property
+    def _skips(self) -> bool:
+        """Whether there is no backward pass in this epoch, in which Lightning's averaging of weights fits BatchNorm."""
+        return self._in_batch is not None and getattr(self._trainer.fit_loop, "_skip_backward", False)  # type: ignore
+
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Make up for what Lightning leaves out when a run is resumed between an epoch's last step and its end."""
         if self._known.decided < self.store.epoch:
@@ -243,7 +247,7 @@ class SampleRecorder(HeldTrainer):
         """Record the step. One that was skipped, because ``training_step`` returned None, leaves nothing."""
         if self._in_batch is not None:
             self._in_batch.restore()
-        if outputs or not pl_module.automatic_optimization:
+        if (outputs or not pl_module.automatic_optimization) and not self._skips:
             self._record(trainer, pl_module, outputs, batch)
         self._known.last_step = self.steps
         if self.decide_every is not None and self.steps - self._known.decided_at >= self.decide_every:

@@ -6,6 +6,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from llmhd_pl.callbacks.step_checks import check_owners
 from llmhd_pl.denoising.store import SampleStore
 from llmhd_pl.fingerprint import digest_of
 from llmhd_pl.processes import reduced
@@ -101,13 +102,7 @@ class SampleState:
             RuntimeError: If one is.
         """
         self._all_mine = bool(self._mine.all())
-        if trainer.world_size > 1 and int((owners := reduced(trainer, self._mine.int())).max()) > 1:
-            raise RuntimeError(
-                f"Sample {int(owners.argmax())} was trained on by {int(owners.max())} processes. What is known of a "
-                "sample stays with its process: let each process have samples (better: users) of its own for the whole "
-                "run, as the data modules of llmhd_pl do; a sampler that shuffles over all processes cannot be used. "
-                "For a data loader of your own set Trainer(use_distributed_sampler=False)."
-            )
+        check_owners(trainer, self._mine)
 
     def state_dict(self, trainer: Trainer) -> dict[str, Any]:
         """Return the state of all samples, of whichever process. Every process must call it."""

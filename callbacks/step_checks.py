@@ -1,93 +1,20 @@
 """Checks of what a training step was given and what it returned; every error names the remedy."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.batches import Key, look_up, named
+from llmhd_pl.processes import reduced
 
 OUTPUTS = ("losses", "positive_score", "negative_score")
 """What ``training_step`` may return besides ``loss``, detached."""
 _MANY = 32  # samples that do not draw the same item by chance
-_USERS, _ITEMS, _LABELS = ("user", "users", "user_id"), ("positive", "item", "item_id"), ("label", "labels", "target")
-
-
-def whole_numbers(name: str, values: Any) -> Tensor:
-    """Return the users or the items of the training samples as int64 [n].
-
-    Args:
-        name: "users" or "items"; the error names it.
-        values: A tensor, an array, a column of a data frame, or a list.
-
-    Raises:
-        TypeError: If they are not whole numbers from 0.
-    """
-    return _checked(
-        name,
-        values,
-        lambda array: array >= 0 if array.dtype.kind in "iu" else np.zeros(len(array), dtype=bool),
-        "whole numbers from 0",
-        f"pandas.factorize({name})[0] numbers identifiers of any kind.",
-    )
-
-
-def zeros_and_ones(name: str, values: Any) -> Tensor:
-    """Return the labels or the noise of the training samples as int64 [n].
-
-    Args:
-        name: "labels" or "noise"; the error names it.
-        values: 0 and 1, or False and True: a tensor, an array, a column of a data frame, or a list.
-
-    Raises:
-        TypeError: If there is anything else among them.
-    """
-    return _checked(
-        name,
-        values,
-        lambda array: np.isin(array, (0, 1)),
-        "0 or 1",
-        f"Ratings become labels by a threshold: {name}=ratings >= 4.",
-    )
-
-
-def _checked(name: str, values: Any, right: Callable[[np.ndarray], np.ndarray], what: str, remedy: str) -> Tensor:
-    """Return a column as int64 [n] if all of its values are right."""
-    array = values.cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    wrong = ~right(array)
-    if wrong.any():
-        row = int(wrong.argmax())
-        raise TypeError(
-            f"{name} must be {what}, one for each training sample; {name}[{row}] is {array[row]!r}. {remedy}"
-        )
-    return torch.from_numpy(array.astype(np.int64))
-
-
-def given_samples(users: Any, items: Any, labels: Any, noise: Any) -> dict[str, Tensor]:
-    """Return what a caller says about the training samples, as tensors by name.
-
-    Args:
-        users: The user of each sample, [n], or None.
-        items: The item of each sample, [n], or None.
-        labels: The label of each sample, [n], or None.
-        noise: Whether each sample is noise, [n], or None.
-
-    Raises:
-        ValueError: If users or items are given alone, or if they are not of one length.
-        TypeError: If they are not whole numbers, or labels or noise not 0 and 1.
-    """
-    if (users is None) != (items is None) or (users is not None and len(users) != len(items)):
-        raise ValueError("users and items belong together: give both, of the same length, or neither.")
-    given = {} if users is None else {"users": whole_numbers("users", users), "items": whole_numbers("items", items)}
-    if labels is not None:
-        given["labels"] = zeros_and_ones("labels", labels)
-    if noise is not None:
-        given["noise"] = zeros_and_ones("noise", noise).bool()
-    return given
+USERS, ITEMS, LABELS = ("user", "users", "user_id"), ("positive", "item", "item_id"), ("label", "labels", "target")
+"""The names under which a batch's users, items and labels are found, and checked."""
 
 
 def check_ends(trainer: Trainer) -> None:
@@ -175,7 +102,7 @@ def check_order(batch: Any, sample: Tensor, users: Tensor, items: Tensor) -> Non
     Raises:
         RuntimeError: If the samples of one user, or of one item, belong to several.
     """
-    for what, names, owners in (("user", _USERS, users), ("item", _ITEMS, items)):
+    for what, names, owners in (("user", USERS, users), ("item", ITEMS, items)):
         for name in names:
             given = look_up(batch, name)
             if not isinstance(given, Tensor) or given.shape != sample.shape or given.is_floating_point():
@@ -191,25 +118,36 @@ def check_order(batch: Any, sample: Tensor, users: Tensor, items: Tensor) -> Non
                 )
 
 
-def check_labels(batch: Any, sample: Tensor) -> None:
-    """Check that a batch does not label samples of which all are taken for likes.
+def check_labels(batch: Any, sample: Tensor, known: Tensor | None = None) -> None:
+    """Check that the labels of a batch, if it has any, are those that are known.
 
     Args:
-        batch: The batch of a training step, when no labels are known.
+        batch: The batch of a training step.
         sample: Its samples, int64 of any shape.
+        known: The label of each training sample, 0 or 1, int64 [n]; None takes all samples for likes.
 
     Raises:
-        RuntimeError: If it has labels of 0 and 1.
+        RuntimeError: If the batch has labels of 0 and 1, and none are known, or others.
     """
-    for name in _LABELS:
+    for name in LABELS:
         labels = look_up(batch, name)
-        if isinstance(labels, Tensor) and labels.shape == sample.shape:
-            known = labels[sample >= 0]
-            if ((known == 0) | (known == 1)).all() and (known == 0).any():
-                raise RuntimeError(
-                    f"batch[{name!r}] has labels of 0 and 1, but without labels every sample is judged as a like. Give "
-                    "them, one for each training sample: SampleRecorder(labels=...), or the method's labels=..."
-                )
+        if not isinstance(labels, Tensor) or labels.shape != sample.shape:
+            continue
+        rows = sample[sample >= 0]
+        labels = labels[sample >= 0]
+        if not bool(((labels == 0) | (labels == 1)).all()):
+            continue
+        if known is None and bool((labels == 0).any()):
+            raise RuntimeError(
+                f"batch[{name!r}] has labels of 0 and 1, but without labels every sample is judged as a like. Give "
+                "them, one for each training sample: SampleRecorder(labels=...), or the method's labels=..."
+            )
+        if known is not None and bool((differs := labels.cpu() != known[rows.cpu()]).any()):
+            row = int(differs.nonzero()[0])
+            raise RuntimeError(
+                f"batch[{name!r}] is {int(labels[row])} for sample {int(rows[row])}, and labels[{int(rows[row])}] is "
+                f"{int(known[rows[row].cpu()])}: they are in another order. Row s of labels must be sample s."
+            )
 
 
 def check_recorded(module: LightningModule, recorded: Tensor, epoch: int) -> None:
@@ -228,6 +166,25 @@ def check_recorded(module: LightningModule, recorded: Tensor, epoch: int) -> Non
             f"Nothing was recorded in epoch {epoch}, so that nothing could be decided: {type(module).__name__}."
             "training_step returned None in every step, or all samples were padding (-1), or it never came to the "
             "losses. A step that optimises by itself must set self.automatic_optimization = False."
+        )
+
+
+def check_owners(trainer: Trainer, mine: Tensor) -> None:
+    """Check that no sample is trained on by several processes. Every process must call it.
+
+    Args:
+        trainer: The trainer.
+        mine: Which samples this process has trained on, uint8 [n].
+
+    Raises:
+        RuntimeError: If one is.
+    """
+    if trainer.world_size > 1 and int((owners := reduced(trainer, mine.int())).max()) > 1:
+        raise RuntimeError(
+            f"Sample {int(owners.argmax())} was trained on by {int(owners.max())} processes. What is known of a "
+            "sample stays with its process: let each process have samples (better: users) of its own for the whole "
+            "run, as the data modules of llmhd_pl do; a sampler that shuffles over all processes cannot be used. "
+            "For a data loader of your own set Trainer(use_distributed_sampler=False)."
         )
 
 

@@ -51,6 +51,7 @@ class StepRecords:
         self.finite = FiniteCheck("losses or predictions that training_step returned")
         self._records: list[_Record] = []
         self._looked_at = 0
+        self._repeats = self.padded  # whether a step may name a sample twice; a backbone's batches show it
         self._extremes: list[Tensor] = []  # the smallest and the largest number of batches that are yet to be checked
 
     def begin(self) -> None:
@@ -69,8 +70,8 @@ class StepRecords:
             self._looked_at += 1
             check_numbers(sample, len(self.users), self.padded)
             check_order(batch, sample, self.users, self.items)
-            if self.labels is None:
-                check_labels(batch, sample)
+            self._repeats = self._repeats or len(sample.unique()) < sample.numel()
+            check_labels(batch, sample, self.labels)
         elif sample.device.type != "cpu" and sample.numel():  # a GPU would have to be waited for in every step
             self._extremes.append(torch.stack(sample.aminmax()))
 
@@ -163,19 +164,22 @@ class StepRecords:
             if negative is not None:
                 values = checked_outputs(module, outputs, sample, self.weight_key, state.store.pointwise)
                 losses, positive_score, negative_score = values
-                # Those that were given to sample_weights are not weighted yet; the returned ones may be.
-                if len(records) == 1 and records[0].losses.shape == losses.shape:
-                    losses = records[0].losses
-                # On a GPU a module that checks raises at the end of its own epoch, which comes after the decision.
-                if not self._checked or losses.device.type != "cpu":
-                    # One check of all, because a check costs more than the values.
-                    self._see(torch.cat([value.flatten() for value in (losses, *values)]), trainer)
-                state.match(losses)
                 rows = [sample, positive_score, negative_score, losses, negative]
                 if self.padded and not bool((known := sample >= 0).all()):
                     rows = [value[known] for value in rows]
                 elif sample.dim() > 1:
                     rows = [value.flatten(0, sample.dim() - 1) for value in rows]
+                returned = rows[3]
+                # Those that were given to sample_weights are not weighted yet; the returned ones may be.
+                if len(records) == 1 and records[0].losses.shape == returned.shape:
+                    rows[3] = records[0].losses
+                # On a GPU a module that checks raises at the end of its own epoch, which comes after the decision.
+                if not self._checked or returned.device.type != "cpu":
+                    # One check of all, because a check costs more than the values.
+                    self._see(torch.cat([value.flatten() for value in (returned, *rows[1:4])]), trainer)
+                state.match(rows[3])
+                if self._repeats:
+                    rows = list(_once(*rows))
                 state.store.record(*rows)
                 state.own(rows[0])
                 return len(rows[0])

@@ -8,7 +8,14 @@ from pytorch_lightning import LightningModule, Trainer
 
 from llmhd_pl.callbacks.audited_rate import audited_rate
 from llmhd_pl.callbacks.epoch_end import EpochEndCallback
-from llmhd_pl.callbacks.ramps import RateOf, check_ramp, ramp_length, warn_of_slow_ramp
+from llmhd_pl.callbacks.ramps import (
+    RateOf,
+    check_ramp,
+    check_steps,
+    ramp_length,
+    steps_of_an_epoch,
+    warn_of_slow_ramp,
+)
 from llmhd_pl.denoising.epoch import Epoch
 from llmhd_pl.denoising.schedules import ramp
 from llmhd_pl.denoising.selection import candidates, noise_set, random_members, telling
@@ -37,7 +44,8 @@ class VariancePruning(EpochEndCallback):
         ramp_epochs: The number of epochs until the drop rate reaches its maximum, in place of ``ramp_iterations``: for
             data of any size.
         rate_of: What the drop rate is a fraction of. With the pointwise objective "samples" counts observed and sampled
-            items alike, and "interactions" the observed items alone. With the pairwise one they are the same.
+            items alike, and either may be dropped; with "interactions" it is the share of the observed items that is
+            dropped, and no sampled one is. With the pairwise objective they are the same.
         false_discoveries: With "auto", drop only so much that at most this share of it is expected to fit its user
             after all. None drops as much as came about by chance.
 
@@ -107,11 +115,21 @@ class VariancePruning(EpochEndCallback):
         if not self.recorder.goes_on:
             warn_of_slow_ramp(trainer, self)
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Refuse a module whose steps are not counted, where something depends on their number."""
+        if self.ramp_epochs is None or self.recorder.decide_every is not None:
+            check_steps(trainer, pl_module, batch_idx)
+
     def at_epoch_end(self, trainer: Trainer, pl_module: LightningModule, epoch: Epoch) -> None:
         """Select the noise set and the candidates."""
-        steps, length = self.recorder.steps, ramp_length(trainer, self)
-        rate = ramp(steps, length, 0.0, self.max_drop_rate)
-        epoch.set_drop_rate(rate, ramp(steps, length, 0.0, 1.0), self.rate_of == "interactions")
+        length, recorder = ramp_length(trainer, self), self.recorder
+        done: float = recorder.steps
+        if self.ramp_epochs is not None:
+            done = epoch.number + 1 if recorder.decide_every is None else done / steps_of_an_epoch(trainer)
+        rate = ramp(done, length, 0.0, self.max_drop_rate)
+        epoch.set_drop_rate(rate, ramp(done, length, 0.0, 1.0), self.rate_of == "interactions")
         noise = noise_set(epoch.droppable, epoch.droppable_rate, epoch.reduce, epoch.labels)
         chosen = candidates(noise, *epoch.variances, self.candidate_fraction, epoch.reduce, epoch.labels)
         if self.candidates == "random":

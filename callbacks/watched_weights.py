@@ -69,9 +69,10 @@ class WatchedWeights(Tensor):
             if factor is not None and factor.requires_grad:
                 factor = factor.detach().clone()  # it may be changed in place
                 product = function(*args)
-                if name in _MULTIPLY or factor.dim() == watched.dim() == 1:
-                    record.note(watched.positions, factor, product)
-                return product
+                if name in _DOT and not factor.dim() == watched.dim() == 1:
+                    return product
+                record.note(watched.positions, factor, product)
+                return WatchedProduct.of(product, record) if name in _MULTIPLY else product
             if name in _CROSS_ENTROPY:
                 return _cross_entropy(function, args, kwargs, record)
             result = function(*args, **kwargs)
@@ -91,6 +92,35 @@ class WatchedWeights(Tensor):
             return type(result)(cls._made(part, place, record) for part, place in zip(result, positions, strict=True))
 
 
+class WatchedProduct(Tensor):
+    """A product of weights and losses that notices if it is multiplied again by something with a gradient.
+
+    Then what was noted was a factor of the loss and not the loss. A single number scales all alike and does no harm.
+    """
+
+    record: "Products"
+
+    @classmethod
+    def of(cls, product: Tensor, record: "Products") -> Self:
+        """Return the product, watched from here on."""
+        watched = product.as_subclass(cls)
+        watched.record = record
+        return watched
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        with torch._C.DisableTorchFunctionSubclass():
+            result = function(*args, **(kwargs or {}))
+            name = getattr(function, "__name__", "")
+            record = next((arg.record for arg in args if isinstance(arg, cls) and hasattr(arg, "record")), None)
+            if record is None or name not in _MULTIPLY or not isinstance(result, Tensor):
+                return result
+            for arg in args:
+                if isinstance(arg, Tensor) and not isinstance(arg, cls) and arg.requires_grad and arg.numel() > 1:
+                    record.multiplied_again = True
+            return cls.of(result, record)
+
+
 class Products:
     """The products of some weights with losses, in one training step.
 
@@ -103,6 +133,8 @@ class Products:
         self._seen: list[tuple[Tensor, Tensor, list[Tensor]]] = []  # positions, factors, signs once they are known
         self.used_by: list[str] = []
         """The names of the functions that computed something with the weights."""
+        self.multiplied_again = False
+        """Whether a product was multiplied by a further factor with a gradient."""
 
     def note(self, positions: Tensor, factors: Tensor, product: Tensor) -> None:
         """Note a product, or a sum of products, and wait for its gradient."""

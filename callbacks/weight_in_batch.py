@@ -86,6 +86,11 @@ class WeightInBatch:
                 f"was used by: {', '.join(dict.fromkeys(products.used_by))}. Write loss = (losses * weight).mean(), "
                 f"{other} Within a function that is compiled, or written in another language, it cannot be seen."
             )
+        if products.multiplied_again:
+            raise RuntimeError(
+                f"{name} multiplied {named(self.key)} by a part of the loss first, and then by the rest of it, so that "
+                f"only that part would be known. Multiply the finished loss of each sample by the weight, {other}"
+            )
         if not self._checked and products.terms > 2:
             raise RuntimeError(
                 f"{name} multiplied each weight, {named(self.key)}, by {products.terms} numbers. It must be multiplied "

@@ -13,6 +13,7 @@ Batch = dict[str, Tensor]
 Denoiser = Callable[[Batch, Tensor], Tensor | tuple[Tensor, Tensor]]
 SCORE = "sample_weights.score"
 """Where a denoiser finds the predictions that ``sample_weights`` was given, in the batch that it is called with."""
+_FLATTENED = ("sample", "negative", "label", "labels", "target", SCORE)
 
 
 class SampleWeights:
@@ -21,7 +22,8 @@ class SampleWeights:
     A module that inherits from it and multiplies its un-reduced losses by ``self.sample_weights(batch, losses)`` can be
     denoised by every callback of this package. The numbers of the training samples, ``sample``, are int64 of the
     losses' shape, whatever that is: [B], [B, L] for sequences, [B, L, P]. -1 is padding, or a sample that nothing shall
-    be decided about: its weight is 1. They are in the batch under ``sample_key``, or given to the call.
+    be decided about: its weight is 1. They are in the batch under ``sample_key``, or given to the call. While the
+    trainer validates or tests, all weights are 1, nothing is recorded, and no samples are needed.
     """
 
     sample_key: Key = "sample"
@@ -36,9 +38,9 @@ class SampleWeights:
 
         Args:
             denoiser: called with the batch and the detached losses, [B] or [B, 2]; losses of any other shape arrive
-                flat, without padding, and so do ``batch["sample"]`` and ``batch["negative"]``. It returns weights of
-                the shape of the losses, and the weighted mean divides by their sum. A denoiser that rewrites losses
-                returns a pair ``(weights, counts)`` instead, and the loss is ``(weights * losses).sum() /
+                flat, without padding, and so do ``batch["sample"]``, ``batch["negative"]`` and the labels. It returns
+                weights of the shape of the losses, and the weighted mean divides by their sum. A denoiser that rewrites
+                losses returns a pair ``(weights, counts)`` instead, and the loss is ``(weights * losses).sum() /
                 counts.sum()``. R-CE takes a plain mean, so its counts are one. DCF flips labels: a flipped loss counts
                 one although its weight, the ratio of the derivatives of the two losses, is negative. Gradients flow
                 through the losses only, never through the weights.
@@ -104,11 +106,13 @@ class SampleWeights:
             RuntimeError: If the shapes do not agree, if a denoiser needs samples and there are none, or if there is
                 padding though ``never_padded`` says that there is none.
         """
-        self._asked = True
         losses = losses.detach()
-        if not self._denoisers:
+        trainer = getattr(self, "_trainer", None)
+        # One step may serve training and validation, whose losses are measured and not learned from.
+        if not self._denoisers or not getattr(trainer, "training", True):
             ones = torch.ones_like(losses)
             return ones, ones
+        self._asked = True
         if sample is None:
             sample = look_up(batch, self.sample_key)
         rows = dict(batch) if isinstance(batch, Mapping) else {}
@@ -128,9 +132,7 @@ class SampleWeights:
             )
         known = sample != -1  # any other number that is no sample is an error of whoever looks it up
         alike = {
-            name: value[known]
-            for name, value in rows.items()
-            if name in ("sample", "negative", SCORE) and value.shape == sample.shape
+            name: value[known] for name, value in rows.items() if name in _FLATTENED and value.shape == sample.shape
         }
         weights, counts = torch.ones_like(losses), torch.ones_like(losses)
         weights[known], counts[known] = self._product(alike, losses[known])

@@ -53,7 +53,7 @@ def places(keys: Tensor, gather: Gather = alone) -> tuple[Tensor, int]:
     return place[start : start + len(keys)], len(order)
 
 
-def truncated(losses: Tensor, rate: float, gather: Gather = alone) -> Tensor:
+def truncated(losses: Tensor, rate: float, gather: Gather = alone, liked: Tensor | None = None) -> Tensor:
     """Return the weights of T-CE (Wang et al., WSDM 2021), which drops the highest losses of observed items.
 
     Every sample of the batch has a key: an observed item its loss, a sampled one 0. The ``int((1 - rate) * size)``
@@ -65,14 +65,27 @@ def truncated(losses: Tensor, rate: float, gather: Gather = alone) -> Tensor:
         losses: The losses of this process, [B] (pairwise) or [B, 2] (pointwise).
         rate: The fraction of the samples of the batch, delta.
         gather: Brings the losses of all processes together, so that they drop what one process would drop.
+        liked: Whether each row is an observed item, bool [B], where rows of observed and of sampled items are mixed;
+            None if all rows are.
 
     Returns:
         Weights 0 or 1, of the shape of the losses.
     """
-    place, number = places(observed(losses), gather)
     weights = torch.ones_like(losses)
-    observed(weights)[place < num_dropped(losses, number, rate)] = 0.0
+    observed(weights)[_chosen(losses, observed(losses), rate, gather, liked)[0]] = 0.0
     return weights
+
+
+def _chosen(
+    losses: Tensor, keys: Tensor, rate: float, gather: Gather, liked: Tensor | None, relabel_ratio: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Return which rows have the highest keys, as many as are to be dropped, and which the very highest of these."""
+    if liked is not None:
+        keys = keys.where(liked, -torch.inf)
+    place, number = places(keys, gather)
+    goes = num_dropped(losses, number, rate)
+    highest, very = place < goes, place < int(relabel_ratio * goes)
+    return (highest, very) if liked is None else (highest & liked, very & liked)
 
 
 def reweighted(losses: Tensor, beta: float) -> Tensor:
@@ -117,7 +130,12 @@ def lower_bound(mean: Tensor, seen: Tensor, kept: Tensor, variance: float) -> Te
 
 
 def double_corrected(
-    losses: Tensor, bounds: Tensor, rate: float, relabel_ratio: float, gather: Gather = alone
+    losses: Tensor,
+    bounds: Tensor,
+    rate: float,
+    relabel_ratio: float,
+    gather: Gather = alone,
+    liked: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Return weights and counts of DCF (He et al., KDD 2024): drop the highest bounds, relabel the very highest.
 
@@ -133,15 +151,14 @@ def double_corrected(
         rate: The fraction of the samples of the batch, delta.
         relabel_ratio: The fraction of the samples to be dropped that is relabelled, r.
         gather: Brings the bounds of all processes together, so that they decide what one process would decide.
+        liked: See ``truncated``.
 
     Returns:
         Weights of the shape of the losses: 1, or 0 for a dropped loss, or negative for a flipped one; and what each
         loss counts in the mean: 1, or 0 for a dropped one.
     """
-    place, number = places(bounds, gather)
-    goes = num_dropped(losses, number, rate)
-    flipped = place < int(relabel_ratio * goes)
-    dropped = (place < goes) & ~flipped
+    highest, flipped = _chosen(losses, bounds, rate, gather, liked, relabel_ratio)
+    dropped = highest & ~flipped
     weights, counts = torch.ones_like(losses), torch.ones_like(losses)
     observed(weights)[dropped] = observed(counts)[dropped] = 0.0
     # A loss of 1e-30 (y = 69) is never flipped; its weight must not become infinite.

@@ -99,11 +99,15 @@ class Epoch:
         Args:
             rate: The drop rate eps_l(T), 0 to 1.
             progress: How much of the ramp is done, 0 to 1.
-            of_interactions: Whether the rate is a share of the observed interactions alone. Otherwise, with the
-                pointwise objective, it counts the sampled items as well.
+            of_interactions: Whether the rate is a share of the observed interactions, of which alone something is dropped
+                then. Otherwise, with the pointwise objective, it counts the sampled items as well, and some of them may
+                be dropped.
         """
         counted = observed(self.losses) if of_interactions else self.losses
         self.drop_rate, self.progress = rate, progress
+        if of_interactions and self.pointwise:
+            self.droppable = self.losses.clone()
+            self.droppable[:, 1] = torch.nan
         self.droppable_rate = fraction_of(self.droppable, rate, counted, self.reduce)
 
     def decide(self, status: Tensor, weights: Tensor | None = None) -> None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from llmhd_pl.llm.item_lists import items_of
 from llmhd_pl.llm.language_model import LanguageModelScorer
-from llmhd_pl.llm.scorer import Preference, Scorer, check_scorer, check_scores
+from llmhd_pl.llm.scorer import Preference, Scorer, check_scorer, check_scores, identity
 from llmhd_pl.scale import FITTING
 
 
@@ -51,6 +51,11 @@ class CascadeScorer(Scorer):
         self.usage, self.budget = second.usage, second.budget
         self.learns = first.learns or second.learns
         self.leaves_out = first.leaves_out and second.leaves_out
+
+    @property
+    def fingerprint(self) -> str:
+        """Both judges, and how they share the pairs."""
+        return f"{identity(self.first)}, {identity(self.second)}, share {self.share}, cut {self.cut}"
 
     @property
     def refused(self) -> str:  # type: ignore[override]

@@ -115,6 +115,12 @@ def check_scorer(scorer: object) -> None:
         )
 
 
+def identity(scorer: object) -> str:
+    """Return what tells a judge from others: its class, and its ``fingerprint`` and calibration where it has them."""
+    known = (f"{name} {getattr(scorer, name)}" for name in ("fingerprint", "calibrate") if hasattr(scorer, name))
+    return " | ".join([type(scorer).__name__, *known])
+
+
 def check_scores(scorer: object, scores: object, pairs: Tensor) -> Tensor:
     """Check what a judge has said, where it comes in: a number that is no score would be taken for one.
 

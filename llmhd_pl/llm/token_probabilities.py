@@ -57,7 +57,8 @@ def expected_of_candidates(positions: Sequence[Position], number: int) -> float 
     total = sum(mass.values())
     if not total > 0:
         return None
-    return sum(answer * probability for answer, probability in mass.items()) / total
+    # Rounding takes the mean of nothing but 10 above it, and a score above 10 would be no answer.
+    return min(max(sum(answer * probability for answer, probability in mass.items()) / total, 1.0), 10.0)
 
 
 def _are_probabilities(position: Position) -> bool:

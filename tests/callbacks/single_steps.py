@@ -20,7 +20,7 @@ def trainer(step: int = 0, epoch: int = 0, max_epochs: int = 10, samples: int = 
     """What a denoiser asks of a trainer."""
     return SimpleNamespace(
         world_size=1, global_step=step, current_epoch=epoch, max_epochs=max_epochs,
-        datamodule=SimpleNamespace(train_users=torch.zeros(samples), train_items=torch.zeros(samples)),
+        datamodule=SimpleNamespace(train_users=torch.arange(samples) % 4, train_items=torch.arange(samples)),
         strategy=SimpleNamespace(root_device=torch.device("cpu")),
         is_last_batch=False,
     )  # fmt: skip

@@ -574,6 +574,41 @@ def test_a_resumed_run_goes_on_with_what_was_used_and_answered(tmp_path: Path) -
     assert usages[2] == usages[0] != usages[1]
 
 
+class OtherScorer(CountingScorer):
+    fingerprint = "another model"
+
+
+def test_another_judge_is_asked_anew_and_what_was_used_stays_counted(tmp_path: Path) -> None:
+    """What the old one said would decide, and nobody would see that the new one was never asked."""
+    data = catalog()
+    method = Method(CountingScorer(), scored="all")
+    trainer = quiet(tmp_path, *method.without_updates, max_epochs=2)
+    trainer.fit(playback(data, 4), data)
+    trainer.save_checkpoint(tmp_path / "two.ckpt")
+    used = method.scorer.usage.calls  # type: ignore[attr-defined]
+
+    other = Method(OtherScorer(), scored="all")
+    trainer = quiet(tmp_path, *other.without_updates, max_epochs=3)
+    message = (
+        r"scores are those of another judge \(CountingScorer\), and this one is OtherScorer \| fingerprint another"
+    )
+    with pytest.warns(UserWarning, match=message):
+        trainer.fit(playback(data, 4), data, ckpt_path=tmp_path / "two.ckpt")
+    scorer: Any = other.scorer
+    assert sorted(scorer.pairs) == sorted(zip(data.train_users.tolist(), data.train_items.tolist(), strict=True))
+    assert scorer.usage.calls == used + len(scorer.pairs)
+    kept = torch.load(tmp_path / "two.ckpt", weights_only=True)["callbacks"]["LLMSampleScorer"]
+    assert kept["judge"] == "CountingScorer"
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, 1984, ["a", "b"]])
+def test_a_field_that_is_no_text_is_named(value: Any) -> None:
+    """As a table with a missing title gives it; a float would crash deep in a prompt, after the first epoch."""
+    texts: list[Any] = [{"title": "Dune"}, {"title": value}]
+    with pytest.raises(TypeError, match=r"texts\[1\]\['title'\] is .*Leave out what is missing"):
+        LLMSampleScorer(FakeScorer(), texts=texts)
+
+
 class LimitedScorer(CountingScorer):
     """Answers as long as its budget lasts."""
 

@@ -144,3 +144,30 @@ def test_a_gradient_that_overflowed_gives_no_loss() -> None:
     product = watched * (torch.tensor([1.0, 2.0]) * parameter)
     (product * torch.tensor([NAN, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
     assert watched.record.losses().tolist() == pytest.approx([NAN, 2.0], nan_ok=True) and watched.record.reached
+
+
+AGAIN: dict[str, Loss] = {
+    "learned uncertainty": lambda w, losses: (w * torch.exp(-losses.sqrt()) * losses + losses).mean(),
+    "focal": lambda w, losses: (losses * (w * (1 - losses.sigmoid()) ** 2)).mean(),
+    "in place": lambda w, losses: (w * losses.sqrt()).mul_(losses).sum(),
+}
+
+
+@pytest.mark.parametrize("name", AGAIN)
+def test_a_product_that_is_multiplied_again_is_noticed(name: str) -> None:
+    """What was noted is a factor, by which samples may be in another order than by their losses."""
+    watched, _ = watch(torch.Size([2, 3]), torch.ones(2, 3), torch.rand(2, 3) + 0.1, AGAIN[name])
+    assert watched.record.multiplied_again
+
+
+@pytest.mark.parametrize("name", [*FULLY, *MASKED])
+def test_a_finished_loss_is_not_taken_for_a_factor(name: str) -> None:
+    watched, _ = watch(torch.Size([2, 3]), torch.ones(2, 3), torch.rand(2, 3) + 0.1, (FULLY | MASKED)[name])
+    assert not watched.record.multiplied_again
+
+
+def test_a_number_that_is_learned_may_scale_all_losses() -> None:
+    scale = torch.ones((), requires_grad=True)
+    losses = torch.tensor([[1.0, 2.0]])
+    watched, seen = watch(losses.shape, torch.ones(1, 2), losses, lambda w, losses: (scale * (w * losses)).mean())
+    assert not watched.record.multiplied_again and seen.tolist() == losses.tolist()

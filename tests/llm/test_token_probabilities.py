@@ -73,3 +73,12 @@ def test_the_place_of_the_number_is_found_within_tokens() -> None:
 def test_numbers_that_are_no_probabilities_are_no_mean(candidates: list[tuple[str, float]]) -> None:
     assert expected_of_candidates([("7", candidates)], 7) is None
     assert expected_of_candidates([("1", [("1", 0.5), ("2", 0.5)]), ("0", candidates)], 10) is None
+
+
+@pytest.mark.parametrize("probability", [0.8789014060298572, 0.3, 0.7, 1 / 3])
+@pytest.mark.parametrize("answer", [1, 10])
+def test_the_mean_of_one_score_is_within_the_scale(answer: int, probability: float) -> None:
+    """Rounding made it 10.000000000000002, which is no score: a paid answer would be discarded."""
+    tokens = places((str(answer), {str(answer): probability, "x": 1e-9}))
+    expected = expected_of_candidates(tokens, answer)
+    assert expected is not None and 1 <= expected <= 10 and expected == pytest.approx(answer)
