@@ -28,7 +28,8 @@ class HeteroGraphData(InteractionDataModule):
     * With ``train_mask``, ``val_mask`` and ``test_mask`` on the edges, these are the splits; an edge in no mask is in
       no split.
     * With an ``edge_label_index``, its edges are the test split, except those whose ``edge_label`` is 0, which are no
-      edges. ``edge_index`` is divided among the training and validation split.
+      edges; with a ``rating_threshold``, such a label is an error. ``edge_index`` is divided among the training and
+      validation split.
     * Otherwise ``edge_index`` is divided among all three.
 
     Of an edge that occurs several times in a part, one row counts: the latest for a temporal split, else the last.
@@ -98,8 +99,8 @@ class HeteroGraphData(InteractionDataModule):
         Raises:
             TypeError: If the data is neither a ``HeteroData`` nor a data set whose graph is one.
             ValueError: If the data set holds several graphs, the edge type is missing or not the only one, the graph is
-                malformed (see ``Edges`` and ``item_texts``), an attribute that is needed is missing, or no edge reaches
-                the threshold.
+                malformed (see ``Edges`` and ``item_texts``), an attribute that is needed is missing, no edge reaches
+                the threshold, or there is a threshold and an ``edge_label`` is 0.
         """
         graph = only_graph(self.data)
         edge_type = choose_edge_type(graph, self.edge_type)
@@ -151,7 +152,16 @@ class HeteroGraphData(InteractionDataModule):
         table = Table(*edges.pairs("edge_label_index"))
         remedy = "Add the ratings of edge_label_index, or leave out rating_threshold."
         if self.rating_threshold is not None:
-            table.grades = _reach(edges.values("edge_label", "edge_label_index", remedy), self.rating_threshold)
+            ratings = edges.values("edge_label", "edge_label_index", remedy)
+            if none := int((ratings == 0).sum()):
+                # RandomLinkSplit labels its negatives 0 and raises all ratings by 1 to tell them apart.
+                raise ValueError(
+                    f"{edges.name}: {none} of {len(ratings)} 'edge_label' are 0, as RandomLinkSplit labels the "
+                    "non-edges that it samples, and it then adds 1 to each rating. With rating_threshold="
+                    f"{self.rating_threshold}, give it neg_sampling_ratio=0. If 0 is a rating of yours, add 1 to all "
+                    "ratings and to the threshold."
+                )
+            table.grades = _reach(ratings, self.rating_threshold)
         elif "edge_label" in edges:
             table.take((edges.values("edge_label", "edge_label_index", "Correct or remove it.") != 0).numpy())
         low = self._take_positives(table, edges)

@@ -74,7 +74,7 @@ class Tabular:
         assert self.path is not None
         if self.is_csv:
             with self._readable():
-                names = pa.csv.open_csv(self.path, _csv_options()).schema.names
+                names = _open_csv(self.path).schema.names
             return pa.schema([(name, pa.string()) for name in names])
         if self.path.suffix.lower() not in (".parquet", ".pq"):
             raise ValueError(f"{self.path} ends neither in .parquet nor in .csv. Set {what} to such a file.")
@@ -124,8 +124,9 @@ class Tabular:
         if self._frame is not None:
             yield from self._frame.select(columns).to_batches(_ROWS)
         elif self.is_csv:
+            assert self.path is not None
             texts = pa.csv.ConvertOptions(column_types=dict.fromkeys(columns, pa.string()), include_columns=columns)
-            yield from pa.csv.open_csv(self.path, _csv_options(), convert_options=texts)
+            yield from _open_csv(self.path, texts)
         else:
             with pq.ParquetFile(self.path) as file:
                 yield from file.iter_batches(_ROWS, columns=columns)
@@ -247,8 +248,15 @@ class Tabular:
         return matched_texts(batches, self.name, item, names)
 
 
-def _csv_options() -> pa.csv.ReadOptions:
-    return pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK)
+def _open_csv(path: Path, convert: pa.csv.ConvertOptions | None = None) -> pa.csv.CSVStreamingReader:
+    # Without newlines_in_values, a block may end at a line break within quotes, and the rest of the text is read as
+    # rows that nobody wrote.
+    return pa.csv.open_csv(
+        path,
+        pa.csv.ReadOptions(use_threads=False, block_size=_BLOCK),
+        pa.csv.ParseOptions(newlines_in_values=True),
+        convert,
+    )
 
 
 def _arrow(frame: Any, name: str, what: str) -> pa.Table:

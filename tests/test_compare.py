@@ -1,10 +1,13 @@
 """The grid: real ``llmhd fit`` processes, finished runs skipped, broken ones repeated, tables of what is there."""
 
+import datetime as dt
 import json
 import os
 import subprocess
 import sys
 import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +230,83 @@ def test_what_is_in_a_further_configuration_counts(tmp_path: Path) -> None:
     assert hashes[0] == hashes[1] != hashes[2] == hashes[3]
 
 
+def test_the_data_folder_of_a_further_configuration_counts(tmp_path: Path) -> None:
+    """The last one that is named, wherever it is named, as ``llmhd fit`` takes it."""
+    files = {}
+    for month in ("jan", "feb"):
+        files[month] = str(tmp_path / f"{month}.yaml")
+        Path(files[month]).write_text(f"data: {{init_args: {{data_dir: data/{month}}}}}\n")
+    (tmp_path / "rate.yaml").write_text("model: {init_args: {learning_rate: 0.1}}\n")
+    run, here = Grid.load("yelp").runs()[0], Grid.load("yelp")
+    for more, name in (
+        (["--config", files["feb"]], "feb"),
+        (["-c", files["feb"]], "feb"),
+        (["--config", files["jan"], f"--config={files['feb']}"], "feb"),
+        (["--data.data_dir=data/jan", "--config", files["feb"]], "feb"),
+        (["--config", files["feb"], "--data.data_dir=data/jan"], "jan"),
+    ):
+        there = Grid.load("yelp", more)
+        assert there.data(run) == name and there.configuration(run) == here.configuration(run)
+    assert Grid.load("yelp", ["--data.data_dir=jan", "--config", str(tmp_path / "rate.yaml")]).data(run) == "jan"
+    assert Grid.load("yelp", ["--config", "ml-100k"]).data(run) == "ml-100k"  # a bundled one
+    with pytest.raises(FileNotFoundError, match="There is no file mar"):
+        Grid.load("yelp", ["--config", "mar"]).data(run)
+
+
+def shop(folder: Path, text: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "a.inter").write_text(text)
+    return folder
+
+
+def test_files_of_the_data_that_were_replaced_are_noticed(tmp_path: Path) -> None:
+    folder, path = shop(tmp_path / "shop", "january"), grid(tmp_path, seeds=[0], methods={"BPR": {}})
+    loaded = Grid.load(path, [f"--data.data_dir={folder}"])
+    (cell,) = loaded.runs()
+    record = vars(cell) | {"configuration": loaded.configuration(cell), "data": "shop"}
+    own, other = (tmp_path / "out" / f"{name}.jsonl" for name in ("grid", "other"))
+    records.append(own, record | {"data_digest": loaded.data_digest(cell)})
+    moved = Grid.load(path, [f"--data.data_dir={shop(tmp_path / 'elsewhere' / 'shop', 'january')}"])
+    gone = Grid.load(path, [f"--data.data_dir={tmp_path / 'nowhere' / 'shop'}"])
+    assert not compare.unfinished(loaded) and not compare.unfinished(moved) and not compare.unfinished(gone)
+    shop(folder, "february")
+    with pytest.raises(ValueError, match=r"grid\.jsonl has bpr.* of other data: the files of shop have changed since"):
+        compare.unfinished(loaded)
+    own.rename(other)  # the records of another grid are then left alone
+    assert compare.unfinished(loaded) == [cell] and not compare.unfinished(moved)
+    records.append(own, record)  # of an older version, which did not look at the files
+    assert not compare.unfinished(loaded)
+
+
+def test_the_tables_of_the_data_are_part_of_its_digest(tmp_path: Path) -> None:
+    (tmp_path / "sales.csv").write_text("user_id,item_id\n1,2\n")
+    data = {"class_path": "TableData", "init_args": {"interactions": str(tmp_path / "sales.csv")}}
+    loaded = Grid.load(grid(tmp_path, base=[{"data": data}]))
+    cell = loaded.runs()[0]
+    before = loaded.data_digest(cell)
+    assert before == loaded.data_digest(cell) is not None
+    (tmp_path / "sales.csv").write_text("user_id,item_id\n1,2\n3,4\n")
+    assert loaded.data_digest(cell) not in (None, before)
+    assert Grid.load("misclicks").data_digest(Grid.load("misclicks").runs()[0]) is None  # made on the spot
+
+
+def test_a_configuration_changes_no_layer_of_its_grid(tmp_path: Path) -> None:
+    data = {"data": {"class_path": "AtomicFiles", "init_args": {"data_dir": "data/shop"}}}
+    loaded = Grid.load(grid(tmp_path, base=[data]))
+    cell = loaded.runs()[0]
+    assert loaded.configuration(cell) == loaded.configuration(cell) and loaded.data(cell) == "shop"
+    assert loaded.base == (data,)
+
+
+def test_a_configuration_may_have_dates(tmp_path: Path) -> None:
+    hashes = set()
+    for day in (1, 2):
+        times = {"data": {"init_args": {"split_times": [dt.date(2026, 3, day), dt.date(2026, 4, 1)]}}}
+        loaded = Grid.load(grid(tmp_path, base=[times]))
+        hashes.add(loaded.configuration(loaded.runs()[0]))
+    assert len(hashes) == 2
+
+
 def test_how_a_configuration_is_spread_over_files_makes_no_difference(tmp_path: Path) -> None:
     oracle = {"denoising": {"class_path": "NoiseOracle", "init_args": {"graph": True}}}
     split = [{"denoising": {"class_path": "NoiseOracle"}}, {"denoising": {"init_args": {"graph": True}}}]
@@ -289,13 +369,170 @@ def test_a_record_of_any_text_is_one_line(tmp_path: Path, text: str) -> None:
         records.read(path)
 
 
+class Fits:
+    """Pretends to be ``llmhd fit``: leaves the logs of a short run, or fails after its first checkpoint."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.started: list[Sequence[str]] = []
+        self.fail = False
+        monkeypatch.setattr(run, "subprocess", self)
+        monkeypatch.setattr(run, "commit", lambda: None)
+
+    def run(self, command: Sequence[str], **_: Any) -> "subprocess.CompletedProcess[str]":
+        self.started.append(command)
+        given = dict(argument.partition("=")[::2] for argument in command)
+        folder = Path(given["--trainer.logger.init_args.save_dir"], given["--trainer.logger.init_args.version"])
+        (folder / "checkpoints").mkdir(parents=True)
+        (folder / "checkpoints" / "last.ckpt").touch()
+        (folder / "metrics.csv").write_text("epoch,step,val/ndcg@10,test/ndcg@10\n0,9,0.3,\n0,9,,0.25\n")
+        settings = {"checkpoint": {"monitor": "val/ndcg@10", "mode": "max"}, "trainer": {"accelerator": "cpu"}}
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        return subprocess.CompletedProcess(command, returncode=int(self.fail))
+
+
+def test_runs_of_other_data_or_output_have_folders_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    fits, shops = Fits(monkeypatch), [shop(tmp_path / name, name) for name in ("one", "two")]
+
+    def execute(output: str, folder: Path) -> None:
+        path = grid(tmp_path, seeds=[0], methods={"BPR": {}}, output=output)
+        loaded = Grid.load(path, [f"--data.data_dir={folder}"])
+        compare.execute(loaded, loaded.runs()[0])
+
+    def folders() -> set[Path]:
+        return set((tmp_path / "runs" / "compare" / "grid").iterdir())
+
+    execute("out", shops[0])
+    (first,) = folders()
+    (first / "notes.txt").touch()
+    (record,) = records.read(tmp_path / "out" / "grid.jsonl")
+    assert record["data"] == "one" and len(record["data_digest"]) == 16
+    execute("other", shops[0])
+    execute("third", shops[1])
+    shop(shops[1], "of another month")
+    execute("fourth", shops[1])
+    assert len(folders()) == 4 and (first / "notes.txt").exists()
+
+    fits.fail = True
+    with pytest.raises(RuntimeError, match=r"bpr.* ended with 1: see runs/compare/grid/bpr.*/log\.txt"):
+        execute("fifth", shops[0])
+    fits.fail = False
+    execute("fifth", shops[0])  # goes on in the same folder
+    assert len(folders()) == 5 and any(argument.startswith("--ckpt_path=") for argument in fits.started[-1])
+    (tmp_path / "out" / "grid.jsonl").unlink()
+    execute("out", shops[0])  # from the beginning
+    assert len(folders()) == 5 and not (first / "notes.txt").exists()
+    assert not any(argument.startswith("--ckpt_path=") for argument in fits.started[-1])
+
+
+def test_what_is_finished_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = grid(tmp_path, seeds=[0])
+    for cell in (loaded := Grid.load(path)).runs():
+        record = vars(cell) | dict.fromkeys([*compare.METRICS, "valid ndcg@10", "chosen epoch"], 0.5)
+        record |= {"configuration": loaded.configuration(cell), "data": None}
+        records.append(tmp_path / "out" / "grid.jsonl", record)
+    compare.main(["--config", str(path)])
+    assert f"2 of 2 runs are not started: their records are in {tmp_path / 'out'}" in capsys.readouterr().out
+
+
+def test_an_interruption_starts_no_further_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[Any] = []
+
+    def execute(_: Grid, cell: Any) -> None:
+        started.append(cell)
+        time.sleep(0.5)  # the next run has begun when the first one is written about
+
+    def interrupted(_: Grid) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(compare, "execute", execute)
+    monkeypatch.setattr(compare, "write", interrupted)
+    loaded = Grid.load(grid(tmp_path, seeds=[0, 1, 2]))
+    with pytest.raises(KeyboardInterrupt):
+        compare.execute_all(loaded, loaded.runs())
+    assert len(started) <= 2 < len(loaded.runs())
+
+
+BEST = {"monitor": "val/ndcg@10", "mode": "max"}
+
+
+def logs(folder: Path, *starts: str) -> Path:
+    for start, text in enumerate(starts):
+        (folder / f"start{start}").mkdir()
+        (folder / f"start{start}" / "metrics.csv").write_text(text)
+    return folder
+
+
 def test_the_logs_of_a_start_that_was_killed_are_read_as_far_as_they_go(tmp_path: Path) -> None:
-    header = "epoch,val/ndcg@10,test/ndcg@10\n"
-    for start, text in enumerate(["", header + "0,0.1,\n1,0.2,\n2,0.9", header + "2,0.3,\n2,,0.25\n"]):
-        (tmp_path / f"start{start}").mkdir()
-        (tmp_path / f"start{start}" / "metrics.csv").write_text(text)
-    figures = run.measured(tmp_path)
+    header = "epoch,step,val/ndcg@10,test/ndcg@10\n"
+    starts = ["", header + "0,9,0.1,\n1,19,0.4,\n2,29,0.9", header + "1,19,0.2,\n2,29,0.3,\n2,29,,0.25\n"]
+    figures = run.measured(logs(tmp_path, *starts), BEST)
     assert figures["ndcg@10"] == 0.25 and figures["valid ndcg@10"] == 0.3 and figures["chosen epoch"] == 2
+
+
+@pytest.mark.parametrize(
+    ("monitor", "text", "expected"),
+    [
+        (
+            BEST,
+            "epoch,step,val/ndcg@5,val/ndcg@20,every_epoch/ndcg@20,test/ndcg@5,test/ndcg@20\n"
+            "0,9,0.1,0.4,0.5,,\n1,19,0.2,0.3,0.6,,\n1,19,,,,0.1,0.5\n",
+            {
+                **{"ndcg@5": 0.1, "ndcg@20": 0.5, "valid ndcg@20": 0.4, "chosen epoch": 0, "epochs": 2},
+                **{"best epoch": 1, "best ndcg@20": 0.6},
+            },
+        ),
+        (BEST, "epoch,step,train/loss,test/ndcg@10\n0,9,0.5,\n1,19,0.4,\n2,20,,0.3\n", {"ndcg@10": 0.3, "epochs": 2}),
+        (
+            BEST,
+            "epoch,step,val/ndcg@10\n0,4,0.2\n0,9,0.1\n1,14,0.1\n1,19,0.1\n",  # two validations in each epoch
+            {"valid ndcg@10": 0.2, "chosen epoch": 0, "epochs": 2},
+        ),
+        (
+            {"monitor": "val/regret", "mode": "min"},
+            "epoch,step,val/ndcg@10,val/regret,test/ndcg@10\n0,9,0.9,3,\n1,19,0.1,2,\n2,20,,,0.3\n",
+            {"ndcg@10": 0.3, "valid regret": 2, "chosen epoch": 1, "epochs": 2},
+        ),
+    ],
+)
+def test_what_the_fit_watched_is_read_and_what_is_missing_left_out(
+    tmp_path: Path, monitor: dict[str, str], text: str, expected: dict[str, float]
+) -> None:
+    assert run.measured(logs(tmp_path, text), monitor) == expected
+
+
+def test_a_run_without_any_figures_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"neither test nor validation metrics: .* Give the data a test split"):
+        run.measured(logs(tmp_path, "epoch,step,train/loss\n0,9,0.5\n"), BEST)
+
+
+@pytest.mark.parametrize(
+    ("figures", "columns"),
+    [
+        (
+            {"recall@5": 0.1, "recall@20": 0.3, "ndcg@5": 0.1, "ndcg@20": 0.2, "valid ndcg@20": 0.3},
+            ["recall@5", "recall@20", "ndcg@5", "ndcg@20", "valid ndcg@20"],
+        ),
+        ({"recall@10": 0.3, "recall@20": 0.3, "ndcg@10": 0.1, "ndcg@20": 0.2}, ["recall@10", "ndcg@10"]),
+        ({"valid ndcg@10": 0.3}, ["valid ndcg@10"]),
+    ],
+)
+def test_tables_have_the_metrics_that_there_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], figures: dict[str, float], columns: list[str]
+) -> None:
+    loaded = Grid.load(grid(tmp_path))
+    for cell in loaded.runs():
+        record = vars(cell) | figures | {"configuration": loaded.configuration(cell), "data": None}
+        records.append(tmp_path / "out" / "grid.jsonl", record)
+    short = compare.write(loaded)
+    assert short.columns.tolist() == ["noise", "backbone", "method", "seeds", *columns, "gain", "p"]
+    assert short["gain"].tolist() == ["", "+0.0%"] and short["p"].tolist() == ["", ""]  # all seeds are the same
+    assert "nan" not in (tmp_path / "out" / "grid.md").read_text()
+    assert (tmp_path / "out" / "grid.png").is_file()
+    tables.show(short)
+    assert tables.main_metric(short) in capsys.readouterr().out
 
 
 def test_names_of_methods_are_no_markup(capsys: pytest.CaptureFixture[str]) -> None:
@@ -358,6 +595,13 @@ def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
 def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
     with pytest.raises(ValueError, match=f"grid.yaml{error}"):
         Grid.load(grid(tmp_path, **changes))
+
+
+def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
+    path = grid(tmp_path)
+    path.write_text(path.read_text().replace("methods:\n", "methods:\n  BPR: methods/t-ce\n"))
+    with pytest.raises(ValueError, match=r"grid.yaml, line \d+: 'BPR' is there twice. Rename or remove one"):
+        Grid.load(path)
 
 
 def test_the_summary_has_means_deviations_and_a_paired_test() -> None:

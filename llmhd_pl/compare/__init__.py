@@ -2,8 +2,9 @@
 
 Every run of a grid is a normal ``llmhd fit`` in a folder of its own, ``runs/compare/GRID/RUN``, so that it can be
 inspected, resumed and repeated. A run that ends well adds one line to ``GRID.jsonl`` in the grid's output folder, and
-is not started again: remove the line to repeat it. A run that was interrupted goes on where it was. The tables and the
-plot show what is finished, also while the rest is running.
+is not started again: remove the line to repeat it. If the files of the data have changed since, that is an error. A run
+that was interrupted goes on where it was. The tables and the plot show what is finished, also while the rest is
+running.
 """
 
 import argparse
@@ -45,6 +46,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     grid = Grid.load(options.config, options.more)
     missing = [] if options.table else unfinished(grid)
+    count = len(grid.runs())
+    if not options.table and len(missing) < count:
+        print(f"{count - len(missing)} of {count} runs are not started: their records are in {grid.output}.")
     failed = execute_all(grid, missing) if missing else 0
     short = write(grid)
     if len(short):
@@ -69,11 +73,15 @@ def execute_all(grid: Grid, runs: Sequence[Run]) -> int:
     with Progress(*columns, TimeRemainingColumn()) as progress, ThreadPoolExecutor(grid.processes) as pool:
         task = progress.add_task("runs", total=len(runs))
         futures = {pool.submit(execute, grid, run): run for run in runs}
-        for future in as_completed(futures):
-            error = future.exception()
-            if error is not None:
-                failed += 1
-                progress.console.print(Text(printable(error), style="red"))
-            progress.update(task, advance=1, description=f"last: {futures[future].name}")
-            write(grid)
+        try:
+            for future in as_completed(futures):
+                error = future.exception()
+                if error is not None:
+                    failed += 1
+                    progress.console.print(Text(printable(error), style="red"))
+                progress.update(task, advance=1, description=f"last: {futures[future].name}")
+                write(grid)
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # what waits would otherwise be started, also after Ctrl-C
+            raise
     return failed

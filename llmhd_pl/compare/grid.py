@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ Layer = Path | Mapping[str, Any]
 """What is laid over the configuration below it: a config file, or what a config file would contain."""
 
 _REQUIRED = ("output", "base", "methods", "backbones", "noise_ratios", "seeds")
-_DATA_DIR = ("--data.data_dir=", "--data.init_args.data_dir=")
+_DATA_DIR = ("--data.data_dir", "--data.init_args.data_dir")
+_SOURCES = ("data_dir", "interactions", "items")
+"""The arguments of data modules that name files, or a folder of them."""
 
 
 @dataclass(frozen=True)
@@ -79,12 +82,15 @@ class Grid:
 
         Raises:
             FileNotFoundError: If there is no such file.
-            ValueError: If a key is missing or unknown, has a value of another kind, or names what does not exist.
+            ValueError: If a key is missing, unknown or there twice, has a value of another kind, or names what does not
+                exist.
         """
         path = bundled.find(str(name), bundled.GRIDS)
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a grid: it has no keys.")
+        _check_names(yaml.compose(text, yaml.SafeLoader), path)
         keys = {field.name for field in fields(cls)} - {"name"}
         for key in _REQUIRED:
             if key not in content:
@@ -135,31 +141,53 @@ class Grid:
 
         Comments, the order of keys, and how the configuration is spread over files do not change it.
         """
-        merged, arguments = self._merged(run), []
-        for argument in self.arguments:
-            name, _, value = argument.partition("=")
-            if name == "--config" and Path(value).is_file():  # what is in it counts, not what it is called
-                merged = _merge(merged, yaml.safe_load(Path(value).read_text(encoding="utf-8")) or {})
-            elif not argument.startswith(_DATA_DIR):
-                arguments.append(argument)
+        merged, arguments, _ = self._settings(run)
         merged["seed_everything"] = run.seed
         data = merged.setdefault("data", {}).setdefault("init_args", {})
         data["noise_ratio"] = run.noise_ratio
         data.pop("data_dir", None)
-        return hashlib.sha256(json.dumps([merged, arguments], sort_keys=True).encode()).hexdigest()[:16]
+        # What JSON does not have is a date of YAML.
+        return hashlib.sha256(json.dumps([merged, arguments], sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def data(self, run: Run) -> str | None:
         """Return the name of the folder that a run reads its data from; None for data that is made on the spot."""
-        folders = [self._merged(run).get("data", {}).get("init_args", {}).get("data_dir")]
-        folders += [argument.partition("=")[2] for argument in self.arguments if argument.startswith(_DATA_DIR)]
-        return None if folders[-1] is None else Path(folders[-1]).resolve().name
+        folder = self._settings(run)[2].get("data_dir")
+        return None if folder is None else Path(folder).resolve().name
 
-    def _merged(self, run: Run) -> dict[str, Any]:
+    def data_digest(self, run: Run) -> str | None:
+        """Return a hash of the files that a run reads its data from; None if there are none.
+
+        Where the files are does not change it. Of a folder, all files count, but not those in folders within it.
+        """
+        data, found = self._settings(run)[2], []
+        for name in _SOURCES:
+            path = Path(data[name]) if isinstance(data.get(name), str) else None
+            if path is not None and path.is_dir():
+                inside = (file for file in path.iterdir() if file.is_file() and not file.name.startswith("."))
+                found += [(name, file.name, _file_digest(file)) for file in sorted(inside)]
+            elif path is not None and path.is_file():
+                found.append((name, "", _file_digest(path)))
+        return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
+
+    def _settings(self, run: Run) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
+        """Return the merged configuration, the other arguments, and the arguments of the data module."""
         merged: dict[str, Any] = {}
-        for layer in self.layers(run):
-            content = yaml.safe_load(layer.read_text(encoding="utf-8")) if isinstance(layer, Path) else layer
-            merged = _merge(merged, content or {})
-        return merged
+        arguments: list[str] = []
+        data: dict[str, Any] = {}
+        for layer in (*self.layers(run), *self.arguments):
+            if isinstance(layer, str):
+                name, _, value = layer.partition("=")
+                if name != "--config":
+                    if name.startswith("--data."):
+                        data[name.removeprefix("--data.").removeprefix("init_args.")] = value
+                    if name not in _DATA_DIR:
+                        arguments.append(layer)
+                    continue
+                layer = bundled.find(value)  # what is in it counts, not what it is called
+            loaded = yaml.safe_load(layer.read_text(encoding="utf-8")) if isinstance(layer, Path) else layer
+            merged = _merge(merged, loaded or {})
+            data |= ((loaded or {}).get("data") or {}).get("init_args") or {}
+        return merged, arguments, data
 
 
 class _Check:
@@ -205,6 +233,7 @@ def _joined(arguments: Sequence[str]) -> tuple[str, ...]:
     """Write every option and its value as one argument, ``--option=value``."""
     joined: list[str] = []
     for argument in arguments:
+        argument = "--config" if argument == "-c" else argument
         if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
             joined[-1] += f"={argument}"
         else:
@@ -213,9 +242,37 @@ def _joined(arguments: Sequence[str]) -> tuple[str, ...]:
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay one mapping over another, key by key."""
+    """Lay one mapping over another, key by key. Neither is changed, nor is a mapping in one part of the result."""
     merged = dict(below)
     for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = _merge(merged[key], value) if both else value
+        if isinstance(value, Mapping):
+            old = merged.get(key)
+            value = _merge(old if isinstance(old, Mapping) else {}, value)
+        merged[key] = value
     return merged
+
+
+def _file_digest(path: Path) -> str:
+    status = path.stat()
+    return _digest_of(path.resolve(), status.st_size, status.st_mtime_ns)
+
+
+@cache
+def _digest_of(path: Path, size: int, changed: int) -> str:
+    """Return the hash of a file, which is read anew only if its size or its time has changed."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _check_names(node: yaml.Node, path: Path) -> None:
+    """Check that no key is in a mapping twice, of which YAML would keep the last."""
+    if isinstance(node, yaml.MappingNode):
+        names = [key.value for key, _ in node.value]
+        for key, value in node.value:
+            if names.count(key.value) > 1:
+                line = key.start_mark.line + 1
+                raise ValueError(f"{path}, line {line}: {key.value!r} is there twice. Rename or remove one of the two.")
+            _check_names(value, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for entry in node.value:
+            _check_names(entry, path)

@@ -1,8 +1,9 @@
 """The records of finished runs: JSON lines, a line per run and a file per grid.
 
 A record has the run (``method``, ``backbone``, ``noise_ratio``, ``seed``), its metrics, ``configuration`` (a hash; see
-``Grid.configuration``), ``data`` (the name of the data folder), ``commit`` (of this package's code), ``versions``,
-``device`` and ``seconds`` (of training and testing; null for a run that was interrupted). What is not known is null.
+``Grid.configuration``), ``data`` (the name of the data folder), ``data_digest`` (a hash of the data's files, which
+older records lack), ``commit`` (of this package's code), ``versions``, ``device`` and ``seconds`` (of training and
+testing; null for a run that was interrupted). What is not known is null.
 """
 
 import json
@@ -69,8 +70,9 @@ def read(path: Path) -> list[Record]:
 def finished(grid: Grid) -> dict[Run, Record]:
     """Find the records of a grid's runs, in its own file and in those of the other grids in its output folder.
 
-    A record belongs to a run if its configuration is the same and its data folder bears the same name. What its grid
-    calls the method and the backbone makes no difference.
+    A record belongs to a run if its configuration is the same, its data folder bears the same name, and the files of
+    the data have not changed since, as far as the record knows them and they are there. What its grid calls the method
+    and the backbone makes no difference.
 
     Args:
         grid: The grid.
@@ -80,26 +82,42 @@ def finished(grid: Grid) -> dict[Run, Record]:
         the last line.
 
     Raises:
-        ValueError: If the grid's own file has a run with another configuration, or a file has a broken line.
+        ValueError: If the grid's own file has a run with another configuration or of other data, or a file has a broken
+            line.
     """
     own_file = grid.output / f"{grid.name}.jsonl"
     own = read(own_file)
     others = [record for path in sorted(grid.output.glob("*.jsonl")) if path != own_file for record in read(path)]
-    by_configuration = {(record["configuration"], record["data"]): record for record in [*others, *own]}
+    by_configuration: dict[tuple[str, str | None], list[Record]] = {}
+    for record in [*others, *own]:
+        by_configuration.setdefault((record["configuration"], record["data"]), []).append(record)
     found: dict[Run, Record] = {}
     for run in grid.runs():
-        wanted = (grid.configuration(run), grid.data(run))
+        wanted, digest = (grid.configuration(run), grid.data(run)), grid.data_digest(run)
         for record in own:
-            is_run = all(record[name] == value for name, value in vars(run).items())
-            if is_run and (record["configuration"], record["data"]) != wanted:
+            if any(record[name] != value for name, value in vars(run).items()):
+                continue
+            if (record["configuration"], record["data"]) != wanted:
                 raise ValueError(
                     f"{own_file} has {run.name} with another configuration: the grid, a file that it names, or the "
                     "name of the data folder has changed since. Remove the line to repeat the run, or give the grid "
                     "another output."
                 )
-        if wanted in by_configuration:
-            found[run] = by_configuration[wanted]
+            if not _of_files(record, digest):
+                raise ValueError(
+                    f"{own_file} has {run.name} of other data: the files of {grid.data(run) or 'the data'} have "
+                    "changed since. Put the old ones back, remove the line to repeat the run, or give the grid another "
+                    "output."
+                )
+        if same := [record for record in by_configuration.get(wanted, ()) if _of_files(record, digest)]:
+            found[run] = same[-1]
     return found
+
+
+def _of_files(record: Record, digest: str | None) -> bool:
+    """Return whether a record may be of the data with this digest; one of the two may not be known."""
+    known = record.get("data_digest")
+    return known is None or digest is None or known == digest
 
 
 def unfinished(grid: Grid) -> list[Run]:

@@ -1,11 +1,14 @@
 """One run of a grid: ``llmhd fit`` in a process and a folder of its own."""
 
+import hashlib
+import json
 import os
 import platform
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -25,20 +28,22 @@ _PACKAGE = Path(llmhd_pl.__file__).parent
 def execute(grid: Grid, run: Run) -> None:
     """Train and test one run, and record it; a run that was interrupted goes on where it was.
 
-    Its logs and checkpoints are in ``runs/compare/GRID/RUN-CONFIGURATION``. If that is the folder of a recorded run
-    whose line was removed, the run is to be repeated, and the folder is emptied.
+    Its logs and checkpoints are in ``runs/compare/GRID/RUN-HASH``. The hash is of the configuration, the data and the
+    output, so that a folder has one line. If that line was removed, the run is to be repeated, and the folder is
+    emptied.
 
     Args:
         grid: The grid.
         run: The run.
 
     Raises:
-        RuntimeError: If the run fails; its log is named.
+        RuntimeError: If the run fails, or leaves no figures; its log or its folder is named.
     """
     if run in records.finished(grid):
         return  # another process has finished it meanwhile
-    configuration = grid.configuration(run)
-    folder = Path("runs", "compare", grid.name, f"{run.name}-{configuration}")
+    what = {"configuration": grid.configuration(run), "data": grid.data(run), "data_digest": grid.data_digest(run)}
+    place = hashlib.sha256(json.dumps([what, str(grid.output)]).encode()).hexdigest()[:16]
+    folder = Path("runs", "compare", grid.name, f"{run.name}-{place}")
     recorded = folder / "recorded"
     if recorded.is_file():
         shutil.rmtree(folder)
@@ -54,8 +59,9 @@ def execute(grid: Grid, run: Run) -> None:
     if done.returncode != 0:
         raise RuntimeError(f"{run.name} ended with {done.returncode}: see {folder / 'log.txt'}.")
     seconds = None if start else round(time.monotonic() - began, 1)  # how long earlier starts took is not known
-    record = vars(run) | measured(folder) | {"configuration": configuration, "data": grid.data(run)} | origin
-    record |= {"device": device(folder / f"start{start}" / "config.yaml"), "seconds": seconds}
+    saved = yaml.safe_load((folder / f"start{start}" / "config.yaml").read_text(encoding="utf-8"))
+    record = vars(run) | measured(folder, saved["checkpoint"]) | what | origin
+    record |= {"device": device(saved["trainer"]["accelerator"]), "seconds": seconds}
     records.append(grid.output / f"{grid.name}.jsonl", record)
     recorded.touch()
 
@@ -91,27 +97,46 @@ def arguments(grid: Grid, run: Run, folder: Path, start: int) -> list[str]:
     ]
 
 
-def measured(folder: Path) -> dict[str, float]:
+def measured(folder: Path, checkpoint: Mapping[str, Any]) -> dict[str, float]:
     """Read the outcome of a run from its logs.
 
     Args:
         folder: The folder of the run.
+        checkpoint: The settings of the checkpoint of the best epoch: its ``monitor`` and its ``mode``.
 
     Returns:
-        The test metrics, the epoch that validation chose, the best epoch if every epoch was tested, the number of
-        epochs, and the last audit.
+        The test metrics, the best value of what was watched, the epoch that it chose, the number of epochs, the best
+        epoch if every epoch was tested, and the last audit. What the run did not measure is left out.
+
+    Raises:
+        RuntimeError: If there was neither a test nor a validation.
     """
     starts = sorted(folder.glob("start*/metrics.csv"), key=lambda path: int(path.parent.name.removeprefix("start")))
     table: Any = pd.concat([read_metrics(path) for path in starts], ignore_index=True)
-    test = table[[name for name in table if name.startswith("test/")]].dropna(how="all").iloc[-1]
-    valid = table.dropna(subset=["val/ndcg@10"]).drop_duplicates("epoch", keep="last")
-    result = {name.removeprefix("test/"): float(value) for name, value in test.items()}
-    result["valid ndcg@10"] = float(valid["val/ndcg@10"].max())
-    result["chosen epoch"] = float(valid["epoch"][valid["val/ndcg@10"].idxmax()])
-    result["epochs"] = float(valid["epoch"].max()) + 1
-    if "every_epoch/ndcg@10" in valid:  # of the callback EveryEpochTest
-        result["best epoch"] = float(valid["epoch"][valid["every_epoch/ndcg@10"].idxmax()])
-        result["best ndcg@10"] = float(valid["every_epoch/ndcg@10"].max())
+    tests = [name for name in table if name.startswith("test/")]
+    tested = table[tests].notna().any(axis=1)
+    result = {name.removeprefix("test/"): float(table[tested].iloc[-1][name]) for name in tests if tested.any()}
+    watched, cuts = checkpoint["monitor"], [name for name in table if name.startswith("val/ndcg@")]
+    if watched == "val/ndcg@10" and cuts and watched not in cuts:  # the fit then watched the largest cut-off
+        watched = max(cuts, key=lambda name: int(name.partition("@")[2]))
+    fitted = table[~tested]
+    valid = fitted.dropna(subset=[watched]) if watched in table else fitted[:0]
+    # What a killed start had validated already is there twice; an epoch may have several validations, too.
+    valid = valid.drop_duplicates(["epoch", "step"], keep="last")
+    if len(valid):
+        metric = watched.removeprefix("val/")
+        best = valid[watched].idxmin() if checkpoint["mode"] == "min" else valid[watched].idxmax()
+        result[f"valid {metric}"] = float(valid[watched][best])
+        result["chosen epoch"] = float(valid["epoch"][best])
+    if not result:
+        raise RuntimeError(
+            f"{folder} has neither test nor validation metrics: nothing can be compared. Give the data a test split, "
+            "and let the trainer validate."
+        )
+    result["epochs"] = float(fitted["epoch"].max()) + 1
+    if len(valid) and (tested_too := f"every_epoch/{metric}") in valid:  # of the callback EveryEpochTest
+        result["best epoch"] = float(valid["epoch"][valid[tested_too].idxmax()])
+        result[f"best {metric}"] = float(valid[tested_too].max())
     for name in table:
         if name.startswith(("audit/", "llm/tokens", "llm/unanswered")):
             values = table[name].dropna()
@@ -148,13 +173,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def device(config: Path) -> str:
+def device(accelerator: str) -> str:
     """Return the name of the device that a run used.
 
     Args:
-        config: The configuration that the run saved.
+        accelerator: The trainer's accelerator in the configuration that the run saved.
     """
-    accelerator = yaml.safe_load(config.read_text(encoding="utf-8"))["trainer"]["accelerator"]
     if accelerator != "cpu":
         import torch
 

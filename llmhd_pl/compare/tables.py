@@ -1,5 +1,6 @@
 """The tables and the plot of a grid."""
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -13,7 +14,8 @@ from llmhd_pl.compare.records import finished
 from llmhd_pl.terminal import shown
 
 METRICS = ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
-_ORIGIN = {"data", "commit", "versions", "device", "seconds"}
+"""The metrics of the tables; without a cut-off of 10, the largest takes its place."""
+_ORIGIN = {"data", "data_digest", "commit", "versions", "device", "seconds"}
 """What a record says about where its figures come from, which the tables leave out."""
 
 
@@ -24,35 +26,57 @@ def table(grid: Grid) -> pd.DataFrame:
     return pd.DataFrame([{key: row[key] for key in row if key not in _ORIGIN} for row in rows])
 
 
+def main_metric(runs: pd.DataFrame) -> str:
+    """Return the column by which methods are compared.
+
+    Args:
+        runs: A row per run, as ``table`` returns them.
+
+    Returns:
+        The test NDCG@10; without a cut-off of 10 that of the largest, and without a test what validation watched.
+    """
+    cuts = [int(found[1]) for name in runs if (found := re.fullmatch(r"ndcg@(\d+)", str(name)))]
+    if not cuts:
+        return next(name for name in map(str, runs) if name.startswith("valid "))
+    return f"ndcg@{10 if 10 in cuts else max(cuts)}"
+
+
 def summary(runs: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
-    """Return means and standard deviations over the seeds, and paired t-tests of NDCG@10 against a reference method.
+    """Return means and standard deviations over the seeds, and paired t-tests against a reference method.
 
     Args:
         runs: A row per run, as ``table`` returns them.
         reference: The method; None leaves the test out.
 
     Returns:
-        A row per method, backbone and noise ratio, in the grid's order. All cells are texts, as they are printed.
+        A row per method, backbone and noise ratio, in the grid's order. All cells are texts, as they are printed. What
+        no run has measured is left out, and so is the p-value of differences that are all the same.
     """
-    rows = []
+    rows, main = [], main_metric(runs)
+    cut = main.partition("@")[2]
+    metrics = [name for name in (metric.replace("@10", f"@{cut}") for metric in METRICS) if name in runs]
+    validated = [name for name in map(str, runs) if name.startswith("valid ")]
     for (noise, backbone, method), group in runs.groupby(["noise_ratio", "backbone", "method"], sort=False):
         row = {"noise": f"{noise:g}", "backbone": backbone, "method": method, "seeds": str(len(group))}
-        for metric in METRICS:
+        for metric in metrics:
             deviation = f" ± {group[metric].std():.4f}" if len(group) > 1 else ""
             row[metric] = f"{group[metric].mean():.4f}{deviation}".replace("0.", ".")
-        row["valid ndcg@10"] = f"{group['valid ndcg@10'].mean():.4f}".replace("0.", ".")
-        row["chosen epochs"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
-        if "best epoch" in group:
+        for metric in validated:
+            row[metric] = f"{group[metric].mean():.4f}".replace("0.", ".")
+        if "chosen epoch" in group:
+            row["chosen epochs"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
+        if "best epoch" in group and f"best {main}" in group:
             row["best epochs"] = ", ".join(f"{epoch:g}" for epoch in group["best epoch"])
-            row["ndcg@10 there"] = f"{group['best ndcg@10'].mean():.4f}".replace("0.", ".")
+            row[f"{main} there"] = f"{group[f'best {main}'].mean():.4f}".replace("0.", ".")
         if reference is not None:
             others = runs[(runs.noise_ratio == noise) & (runs.backbone == backbone) & (runs.method == reference)]
             pair = group.merge(others, on="seed", suffixes=("", " reference"))
             row["gain"] = row["p"] = ""
             if method != reference and len(pair):
-                ours, theirs = pair["ndcg@10"], pair["ndcg@10 reference"]
+                ours, theirs = pair[main], pair[f"{main} reference"]
                 row["gain"] = f"{ours.mean() / theirs.mean() - 1:+.1%}"
-                row["p"] = f"{ttest_rel(ours, theirs).pvalue:.3f}" if len(pair) > 1 else ""
+                if (ours - theirs).nunique() > 1:
+                    row["p"] = f"{ttest_rel(ours, theirs).pvalue:.3f}"
         rows.append(row)
     return pd.DataFrame(rows)
 
@@ -84,33 +108,35 @@ def write(grid: Grid) -> pd.DataFrame:
 
 
 def _plot(runs: pd.DataFrame, path: Path) -> None:
-    """Draw NDCG@10 with its deviation over the seeds, by noise ratio or, if there is only one, by method."""
+    """Draw the main metric with its deviation over the seeds, by noise ratio or, if there is only one, by method."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
+    main = main_metric(runs)
+    label = f"{'' if main.startswith('valid ') else 'test '}{main}".replace("ndcg", "NDCG")
     figure, axes = pyplot.subplots(figsize=(8, 4.5), layout="constrained")
     telling = [column for column in ("method", "backbone") if runs[column].nunique() > 1] or ["method"]
     groups = {", ".join(map(str, key)): group for key, group in runs.groupby(telling, sort=False)}
     if runs["noise_ratio"].nunique() == 1:
         figure.set_figheight(max(4.5, 1 + 0.22 * len(groups)))  # inches; a line of text takes 0.2
-        means, deviations = ([group["ndcg@10"].agg(what) for group in groups.values()] for what in ("mean", "std"))
+        means, deviations = ([group[main].agg(what) for group in groups.values()] for what in ("mean", "std"))
         axes.errorbar(means, list(groups), xerr=pd.Series(deviations).fillna(0), fmt="o", capsize=3)
         axes.invert_yaxis()
         axes.grid(axis="y", alpha=0.3)
-        axes.set(xlabel="test NDCG@10", title=f"noise ratio {runs['noise_ratio'].iloc[0]:g}")
+        axes.set(xlabel=label, title=f"noise ratio {runs['noise_ratio'].iloc[0]:g}")
     else:
         ratios = sorted(runs["noise_ratio"].unique())
         apart = 0.01 * (ratios[-1] - ratios[0])  # so that the bars of a ratio do not hide each other
         colours, markers = pyplot.get_cmap("tab20"), "osD^v"
         for place, (name, group) in enumerate(groups.items()):
-            by_noise = group.groupby("noise_ratio")["ndcg@10"]
+            by_noise = group.groupby("noise_ratio")[main]
             mean, deviation = by_noise.mean(), by_noise.std().fillna(0)
             x = mean.index + apart * (place - (len(groups) - 1) / 2)
             colour, marker = colours(place % 20), markers[place % len(markers)]
             axes.errorbar(x, mean, deviation, label=name, marker=marker, color=colour, capsize=2, linewidth=1)
-        axes.set(xlabel="noise ratio", ylabel="test NDCG@10", xticks=ratios)
+        axes.set(xlabel="noise ratio", ylabel=label, xticks=ratios)
         figure.legend(fontsize=8, loc="outside right center")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
@@ -120,10 +146,12 @@ def show(short: pd.DataFrame) -> None:
     """Print the part of a summary that fits into 80 columns.
 
     Args:
-        short: The summary. Columns that are the same in all rows, and all cut-offs but 10, are left out.
+        short: The summary. Columns that are the same in all rows, and all cut-offs but the largest, are left out.
     """
     columns = [name for name in ("noise", "backbone") if short[name].nunique() > 1]
-    columns += [name for name in ("method", "seeds", "recall@10", "ndcg@10", "gain", "p") if name in short]
+    main = main_metric(short)
+    shown_of = ("method", "seeds", main.replace("ndcg", "recall"), main, "gain", "p")
+    columns += [name for name in dict.fromkeys(shown_of) if name in short]
     printed = Table(box=SIMPLE, pad_edge=False)
     for name in columns:
         printed.add_column(name, no_wrap=name not in ("method", "backbone"))

@@ -175,6 +175,21 @@ def test_test_ratings_are_the_edge_labels_and_low_ones_are_noise_to_draw_from() 
     assert noise == [(0, 0), (2, 5)]  # 0.3 * 7 of the two that are there
 
 
+def test_sampled_negatives_do_not_pass_for_ratings() -> None:
+    ratings = tensor([5, 3, 5, 5, 2, 5, 3, 5])
+    for ratio in (1.0, 0.0):
+        torch.manual_seed(0)
+        transform = RandomLinkSplit(num_val=1, num_test=3, edge_types=RATES, neg_sampling_ratio=ratio)
+        last = transform(graph(rating=ratings, edge_label=ratings.clone()))[2]
+        if ratio:  # the labels of the three edges are then their ratings plus 1
+            with pytest.raises(ValueError, match=r"3 of 6 'edge_label' are 0, .* give it neg_sampling_ratio=0"):
+                load(last, rating_threshold=4)
+    truth = dict(zip(EDGES, ratings.tolist(), strict=True))
+    found = HeteroGraphData(last, rating_threshold=4).interactions
+    assert len(found.test) and all(truth[pair] >= 4 for part in splits(found).values() for pair in part)
+    assert found.low_rated is not None and all(truth[pair] < 4 for pair in pairs_of(found.low_rated))
+
+
 def test_masks_and_ratings_together() -> None:
     train = tensor([1, 1, 1, 1, 1, 0, 0, 0]).bool()
     data = graph(rating=tensor([5, 1, 5, 5, 5, 5, 2, 5]), train_mask=train, test_mask=~train)

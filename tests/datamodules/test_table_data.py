@@ -104,6 +104,21 @@ def test_csv_is_text_with_quotes(tmp_path: Path) -> None:
     assert named(TableData(path, split_ratios=ALL).interactions, "train") == [("007", 'a, "b"'), ("7", "NA")]
 
 
+def test_line_breaks_within_quotes_cross_the_blocks_of_a_csv_file(tmp_path: Path) -> None:
+    """Arrow reads blocks of 4 MiB, and each line of a review here could pass for a row."""
+    rows_of_reviews = [(f"u{row % 5}", f"i{row // 5}", "good, but, dear\n" * 20_000) for row in range(30)]
+    path = tmp_path / "reviews.csv"
+    pd.DataFrame(rows_of_reviews, columns=["user_id", "item_id", "review"]).to_csv(path, index=False)
+    assert path.stat().st_size > 2 * 2**22
+    found = named(TableData(path, split_ratios=ALL).interactions, "train")
+    assert sorted(found) == sorted((user, item) for user, item, _ in rows_of_reviews)
+    items = pd.DataFrame(rows_of_reviews[::5], columns=["user_id", "item_id", "review"])
+    items.loc[:, "review"] = "cheap, good\n" * 100_000
+    items.drop(columns="user_id").to_csv(tmp_path / "items.csv", index=False)
+    texts = TableData(path, tmp_path / "items.csv", split_ratios=ALL).interactions.items
+    assert [text["review"] == items["review"][0] for text in texts or ()] == [True] * 6
+
+
 def test_polars() -> None:
     polars = pytest.importorskip("polars", reason="polars is no dependency; pip install polars to run this")
     table = frame(("a", 1, 5, 1), ("a", 2, 1, 2), ("b", 2, 4, 3))
