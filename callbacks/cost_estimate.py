@@ -64,7 +64,7 @@ class CostEstimate(Callback):
             alpha=alpha,
             eps_v=pruning.candidate_fraction,
             eps_gamma=updaters[0].confidence_epochs if updaters else None,
-            negative_lifetime=getattr(data, "negative_lifetime", 1),
+            negative_lifetime=getattr(data, "negative_lifetime", None),  # a module of one's own may sample none
             negatives=llm.rule == "paper" or recorder.store.pointwise,
             everything=llm.scored == "all",
             calibrate=scorer.calibrate,

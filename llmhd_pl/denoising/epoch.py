@@ -99,9 +99,9 @@ class Epoch:
         Args:
             rate: The drop rate eps_l(T), 0 to 1.
             progress: How much of the ramp is done, 0 to 1.
-            of_interactions: Whether the rate is a share of the observed interactions, of which alone something is dropped
-                then. Otherwise, with the pointwise objective, it counts the sampled items as well, and some of them may
-                be dropped.
+            of_interactions: Whether the rate is a share of the observed interactions, which alone are dropped then.
+                Otherwise, with the pointwise objective, it counts the sampled items as well, and some of these may be
+                dropped.
         """
         counted = observed(self.losses) if of_interactions else self.losses
         self.drop_rate, self.progress = rate, progress

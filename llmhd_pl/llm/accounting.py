@@ -156,9 +156,9 @@ class Budget:
         if not self.exhausted and self.usage.tokens + tokens > self.max_tokens:
             self.exhausted = True
             warnings.warn(
-                f"The token budget is used up: {self.usage.tokens:,} of max_tokens={self.max_tokens:,}, and what is "
-                f"asked next needs up to {tokens:,}. From here on the language model is not asked, and the loss alone "
-                "decides. Resume with a higher max_tokens to go on.",
+                f"The rest of the token budget is too small: {self.usage.tokens:,} of max_tokens={self.max_tokens:,} "
+                f"are used, and what is asked next needs up to {tokens:,}. From here on the language model is not "
+                "asked, and the loss alone decides. Resume with a higher max_tokens to go on.",
                 stacklevel=2,
             )
         if self.exhausted:
@@ -177,7 +177,7 @@ def estimate(
     alpha: int = 3000,
     eps_v: float = 0.5,
     eps_gamma: int | None = 3,
-    negative_lifetime: int = 5,
+    negative_lifetime: int | None = 5,
     negatives: bool = True,
     everything: bool = False,
     calibrate: bool = False,
@@ -192,10 +192,10 @@ def estimate(
     suspicious samples is known beforehand, but not how often they are the same ones, which the cache answers. The
     estimate assumes:
 
-    * New negatives make a new noise set. Until they are redrawn, a tenth of it changes per epoch. An observed item of a
-      new noise set has been asked about with the same probability as any other observed item.
-    * The two variance lists are independent, so 1 - (1 - eps_v)^2 of the noise set are candidates. Negatives that are
-      redrawn in every epoch have no variance; then the share is eps_v.
+    * New negatives make a new noise set. Until they are redrawn, or if there are none, a tenth of it changes per epoch.
+      An observed item of a new noise set has been asked about with the same probability as any other observed item.
+    * The two variance lists are independent, so 1 - (1 - eps_v)^2 of the noise set are candidates. If negatives are
+      redrawn in every epoch, so that they have no variance, or if there are none, the share is eps_v.
     * Per epoch, as many observed items become confident false positives as 15 % of the noise set. Once in the life of
       the negatives, as many of them become confident false negatives as the noise set has samples, provided that they
       live for ``eps_gamma`` epochs.
@@ -218,7 +218,7 @@ def estimate(
         eps_v: The share of each of the two variance lists that become candidates, 0 to 1.
         eps_gamma: The number of epochs in which an item must be flagged to be confident. None means that preferences
             are never revised.
-        negative_lifetime: The number of epochs that a negative stays with its sample.
+        negative_lifetime: The number of epochs that a negative stays with its sample; None if there are no negatives.
         negatives: Whether the negative of a candidate is asked about too, as the paper's rule needs it.
         everything: Whether all observed items are asked about instead of the candidates.
         calibrate: Whether scores are calibrated.
@@ -267,8 +267,8 @@ def estimate(
     steps, before, revised = -(-samples // batch_size), 0.0, 0.0
     for epoch in range(1, epochs + 1):
         noise = samples * eps_l_max * min(epoch * steps / alpha, 1)
-        candidates = noise * (eps_v if negative_lifetime == 1 else 1 - (1 - eps_v) ** 2)
-        age = (epoch - 1) % negative_lifetime + 1  # of the negatives
+        candidates = noise * (eps_v if negative_lifetime in (1, None) else 1 - (1 - eps_v) ** 2)
+        age = (epoch - 1) % (negative_lifetime or epochs) + 1  # of the negatives
         fresh = 1 if age == 1 or not noise else 1 - (1 - _NEW_SUSPECTS) * before / noise
         if negatives:
             drawn_pairs += candidates * (fresh + (1 - fresh) * revised)
@@ -281,7 +281,7 @@ def estimate(
         if eps_gamma is not None and epoch >= eps_gamma:
             confident = {
                 T_FP: noise * _NEW_FALSE_POSITIVES * (1 - revisions[T_FP][1] / samples),
-                T_FN: noise if age == eps_gamma else 0.0,
+                T_FN: noise if age == eps_gamma and negative_lifetime is not None else 0.0,
             }
             for template, items in confident.items():
                 hit = 1 - (1 - 1 / users) ** items  # the probability that a user has one of them

@@ -121,9 +121,14 @@ class AskedModel(Scorer):
         """Return the ratings by prompt."""
         template = T_LIKELIHOOD if self.scoring == "likelihood" else T_SCORE
         found = self._known(template, [beginning + ending for beginning, endings in groups for ending in endings])
-        unknown = []
+        unknown, asked = list[tuple[str, list[str]]](), set[str]()
         for beginning, endings in groups:
-            missing = [ending for ending in endings if self._answers.is_to_be_asked(beginning + ending, found)]
+            missing = [
+                ending
+                for ending in endings
+                if beginning + ending not in asked and self._answers.is_to_be_asked(beginning + ending, found)
+            ]
+            asked.update(beginning + ending for ending in missing)  # another user may have the same preference
             if missing:
                 unknown.append((beginning, missing))
         found |= self._answers.ask(

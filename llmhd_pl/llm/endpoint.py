@@ -62,7 +62,7 @@ class EndpointScorer(LanguageModelScorer):
         ValueError: If an argument makes no sense.
         ImportError: If openai is not installed. This and the following are raised when the server is first asked.
         RuntimeError: If the server refuses the key (401, 403), knows no such model or address (404), redirects, or
-            wants to be paid (402, or a 429 about a quota); if it failed for eight prompts in a row; or if none of the
+            asks for credit (402, or a 429 about a quota); if it failed for eight prompts in a row; or if none of the
             first eight or more scores, or texts, that were asked for came in the right form.
         ConnectionError: If no request of a batch, or of eight in a row, got any answer, at the start or later.
     """

@@ -148,7 +148,7 @@ class EndpointClient:
             ConnectionError: If no request got any answer, or none of eight in a row. That takes as long as one request
                 with its tries, or as eight in turn if ``concurrency`` is 1.
             RuntimeError: If no further question can succeed: the server refuses the key, knows no such model or
-                address, is elsewhere, wants to be paid, or has failed to answer eight prompts in a row; or if none of
+                address, is elsewhere, asks for credit, or has failed to answer eight prompts in a row; or if none of
                 the first eight or more answers of this form is useful.
         """
         if not prompts:
@@ -240,7 +240,7 @@ class EndpointClient:
             what = f"None of {failed} requests to {self.base_url} got an answer"
             return ConnectionError(f"{what} ({reply.fault}). {advice} {RESUME}")
         what = {
-            "quota": "wants to be paid before it answers",
+            "quota": "does not answer until the account has credit",
             "key": "refuses the key",
             "address": f"knows no model {self.model!r}, or not this address",
             "redirect": "redirects elsewhere",

@@ -23,7 +23,8 @@ ADVICE: dict[Cause, str] = {
     "garbage": "Something else than a model seems to answer: check base_url (most end in /v1), and that no proxy is in "
     "between.",
     "prompt": "Try one by hand.",
-    "quota": "The quota is used up: nothing more is asked. Raise it, or pay, where the key comes from.",
+    "quota": "The quota is used up: nothing more is asked. Raise the limit, or add credit, with the provider "
+    "that issued the key.",
     "key": "The key is refused. Set the environment variable OPENAI_API_KEY, or api_key, to one that may use the "
     "model.",
     "address": "It knows no such model, or not this address. {base_url}/models lists its models; most base_urls end in "

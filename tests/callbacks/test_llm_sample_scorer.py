@@ -625,7 +625,7 @@ class LimitedScorer(CountingScorer):
         return scores
 
 
-@pytest.mark.filterwarnings("ignore:The token budget is used up", "ignore:LLMSampleScorer")
+@pytest.mark.filterwarnings("ignore:The rest of the token budget", "ignore:LLMSampleScorer")
 def test_a_budget_that_was_used_up_stays_so_until_it_is_raised(tmp_path: Path) -> None:
     data = catalog()
 

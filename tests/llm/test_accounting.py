@@ -1,5 +1,6 @@
 import io
 import warnings
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -64,7 +65,9 @@ def test_the_batch_that_does_not_fit_is_not_asked_and_counted_unanswered() -> No
     assert budget.admits("T_sum", 3, 1000)
     usage.add("T_sum", calls=3, prompt_tokens=500, answer_tokens=100)  # the answers were shorter than they might
     assert budget.admits("T_sum", 2, 400)
-    with pytest.warns(UserWarning, match=r"600 of max_tokens=1,000, and what is asked next needs up to 401") as caught:
+    with pytest.warns(
+        UserWarning, match=r"600 of max_tokens=1,000 are used, and what is asked next needs up to 401"
+    ) as caught:
         assert not budget.admits("T_score", 5, 401)
     assert len(caught) == 1 and caught[0].filename == __file__
     # Nothing gets through from here on, and nobody is warned again.
@@ -213,6 +216,15 @@ def test_preferences_that_are_revised_are_asked_about_again() -> None:
     # A drawn item that lives for two epochs is never confident in three.
     assert calls("T_FN", eps_gamma=3, negative_lifetime=2) == 0
     assert calls("T_score", eps_gamma=None, negative_lifetime=1) > 1.5 * without
+
+
+def test_without_negatives_a_tenth_of_the_noise_set_changes() -> None:
+    """And not all of it in each epoch, as where negatives are redrawn; half of it are candidates in either case."""
+    settings: Any = {"alpha": 1, "eps_gamma": None, "negatives": False}
+    none, redrawn = ([calls("T_score", epochs=e, negative_lifetime=n, **settings) for e in (1, 2)] for n in (None, 1))
+    assert none[0] == redrawn[0] == 500
+    assert none[1] - none[0] == round(0.1 * 500 * (1 - 500 / 20_000)) < redrawn[1] - redrawn[0]
+    assert calls("T_FN", eps_gamma=3, negative_lifetime=None) == 0
 
 
 def test_without_histories_there_is_nothing_to_estimate() -> None:

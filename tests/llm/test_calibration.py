@@ -270,7 +270,7 @@ def test_a_budget_that_ends_before_there_is_a_curve_leaves_all_to_the_loss(share
     cache = str(tmp_path / "answers.sqlite")
     poor = Known(cache=cache, max_tokens=int(share * free.usage.tokens))
     with (
-        pytest.warns(UserWarning, match="budget is used up: "),
+        pytest.warns(UserWarning, match="rest of the token budget is too small: "),
         pytest.warns(UserWarning, match=r"cannot be calibrated.*raise max_tokens.*calibrate: false"),
     ):
         assert ask(poor, few).isnan().all()

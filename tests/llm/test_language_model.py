@@ -125,6 +125,14 @@ def test_each_pair_is_asked_once_and_comes_back_in_its_place(scoring: Any) -> No
 
 
 @pytest.mark.parametrize("scoring", ["expected", "generate"])
+def test_users_with_the_same_preference_share_a_question(scoring: Any) -> None:
+    scorer = parrot(scoring=scoring)
+    scores = scorer.score({0: "Otter", 1: "Otter", 2: "Wolf"}, torch.tensor([[0, 0], [1, 0], [2, 0], [1, 2], [1, 2]]))
+    assert scores[0] == scores[1] and scores[3] == scores[4] and not scores.isnan().any()
+    assert len(scorer.asked) == len(set(scorer.asked)) == 3
+
+
+@pytest.mark.parametrize("scoring", ["expected", "generate"])
 def test_nothing_is_asked_twice_also_by_the_next_process(tmp_path: Path, scoring: Any) -> None:
     pairs = torch.tensor([[0, 0], [0, 1], [1, 2]])
     preferences = {0: "Otter", 1: "Wolf"}
@@ -203,7 +211,7 @@ def test_the_budget_is_spent_on_what_it_allows_of_a_chunk() -> None:
     pairs = torch.tensor([[user, 0] for user in range(4)])
     free.score(preferences, pairs)
     each = free.usage.tokens // 4  # two tokens of each are the answer's, and one is reserved for it
-    with pytest.warns(UserWarning, match="budget is used up"):
+    with pytest.warns(UserWarning, match="rest of the token budget is too small"):
         scores = (poor := parrot(max_tokens=2 * each + each // 2)).score(preferences, pairs)
     assert scores.isnan().tolist() == [False, False, True, True]
     assert poor.usage.templates["T_score"].unanswered == 2 and len(poor.asked) == 2

@@ -196,7 +196,7 @@ def test_the_budget_is_a_hard_limit(base: Path) -> None:
     whole.score(LISTS, PAIRS)
     for share in (0.5, 0.99):
         short = scorer(base, max_tokens=int(share * whole.usage.tokens))
-        with pytest.warns(UserWarning, match="budget is used up"):
+        with pytest.warns(UserWarning, match="rest of the token budget is too small"):
             short.score(LISTS, PAIRS)
         assert short.usage.tokens <= share * whole.usage.tokens
 

@@ -81,7 +81,7 @@ def test_the_budget_counts_the_chat_template(folder: Path, scoring: Any) -> None
     cost = whole.usage.tokens + 6 * (0 if scoring == "expected" else 12 - 1)
     for limit in range(whole.usage.tokens - 20, whole.usage.tokens):
         short = scorer(folder, scoring=scoring, max_tokens=limit)
-        with pytest.warns(UserWarning, match="budget is used up"):
+        with pytest.warns(UserWarning, match="rest of the token budget is too small"):
             short.score(PREFERENCES, pairs)
         assert short.usage.tokens <= limit
     enough = scorer(folder, scoring=scoring, max_tokens=cost + 6 * 12)
