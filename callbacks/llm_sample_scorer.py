@@ -173,6 +173,7 @@ class LLMSampleScorer(EpochEndCallback):
         pl_module.log("llm/unanswered", float(unanswered))
         for level, count in enumerate(levels_in_all, 1):
             pl_module.log(f"llm/score_{level}", float(count))
+        self._warn(doubts.indifference(levels_in_all))
         usage, budget = self.scorer.usage, self.scorer.budget
         if usage is not None:
             used = epoch.reduce(torch.tensor([usage.tokens, usage.calls], device=epoch.losses.device))

@@ -1,6 +1,7 @@
 """Signs that a scorer cannot be trusted, as messages for the user; None where there is no reason to doubt it."""
 
 import textwrap
+from collections.abc import Sequence
 
 FEW = 20
 """A share of fewer answers than this says nothing yet."""
@@ -36,6 +37,21 @@ def one_sidedness(found: int, answered: int, what: str) -> str | None:
         f"{share:.0%} of the suspicious items that the scorer answered {what}: unless nearly all of them are "
         f"{'right' if share > 0.5 else 'noise'}, it does not tell them apart. "
         "Look at the scores in the log (llm/score_1 to llm/score_10) and at preferences.jsonl."
+    )
+
+
+def indifference(levels: Sequence[int]) -> str | None:
+    """Return a message if nearly all scores are in the middle, as those of a calibrated judge that knows nothing are.
+
+    Args:
+        levels: How many scores were rounded to 1, to 2, and so on to 10.
+    """
+    answered = sum(levels)
+    if answered < FEW or levels[4] + levels[5] < 0.98 * answered:
+        return None
+    return (
+        f"{levels[4] + levels[5]:,} of {answered:,} scores are 5 or 6: the judge does not tell the pairs apart, and what "
+        "it says decides all the same. Is the text of item i in place i? llmhd judge shows what a judge can tell."
     )
 
 

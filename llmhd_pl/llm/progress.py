@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from rich import get_console
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -40,7 +41,10 @@ class AskingBar:
         self.progress: Progress | None = None
         if total:
             columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Speed())
-            self.progress = Progress(*columns, TimeRemainingColumn(), transient=True)
+            console = get_console()
+            # In a file, a bar that disappears leaves an empty line for every round of questions.
+            nobody = not (console.is_terminal or console.is_jupyter)
+            self.progress = Progress(*columns, TimeRemainingColumn(), transient=True, disable=nobody)
             self._task = self.progress.add_task(f"asking the language model: {what}", total=total)
 
     def __enter__(self) -> Callable[[int], None]:

@@ -1,6 +1,6 @@
 import pytest
 
-from llmhd_pl.llm.doubts import FEW, contradiction, one_sidedness, silence
+from llmhd_pl.llm.doubts import FEW, contradiction, indifference, one_sidedness, silence
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,15 @@ def test_answers_that_all_say_the_same(found: int, answered: int, told: str | No
     message = one_sidedness(found, answered, "were judged hard")
     assert (message is None) == (told is None)
     assert message is None or (f"nearly all of them are {told}" in message and "were judged hard" in message)
+
+
+@pytest.mark.parametrize(
+    ("lowest", "fives", "sixes", "told"), [(0, 10, 9, False), (0, 10, 10, True), (2, 50, 48, True), (3, 50, 47, False)]
+)
+def test_scores_in_the_middle(lowest: int, fives: int, sixes: int, told: bool) -> None:
+    message = indifference([lowest, 0, 0, 0, fives, sixes, 0, 0, 0, 0])
+    assert (message is not None) == told
+    assert message is None or f"{fives + sixes} of {lowest + fives + sixes} scores are 5 or 6" in message
 
 
 def test_silence() -> None:

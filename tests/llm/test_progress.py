@@ -1,6 +1,7 @@
 import io
 import re
 import time
+from typing import Any
 
 from rich.console import Console
 
@@ -18,3 +19,9 @@ def test_the_bar_shows_the_speed() -> None:
         console.print(bar.progress.get_renderable())
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     assert re.search(r"8/10.*[1-9][0-9]*/s", shown)
+
+
+def test_a_log_file_gets_no_empty_lines(capsys: Any) -> None:
+    with AskingBar("pairs", 10) as advance:
+        advance(10)
+    assert capsys.readouterr() == ("", "")
