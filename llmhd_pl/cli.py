@@ -10,10 +10,10 @@ from typing import Any
 import yaml
 from jsonargparse import ActionConfigFile, Namespace  # type: ignore[attr-defined]
 from pytorch_lightning import Trainer, seed_everything
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import ArgsType, LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_warn
 
 import llmhd_pl.llm.cascade
 import llmhd_pl.llm.encoder
@@ -28,8 +28,8 @@ from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
+from llmhd_pl.watched import BEST, watch_what_there_is
 
-BEST = {"monitor": "val/ndcg@10", "mode": "max"}
 SAVE = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # with what callbacks did at the epoch's end
 CALLBACKS: dict[str, tuple[Any, dict[str, Any]]] = {
     "checkpoint": (ModelCheckpoint, BEST | SAVE | {"filename": "best"}),
@@ -71,21 +71,54 @@ class CLI(LightningCLI):
         parser.set_defaults({"trainer.logger": LOGGER, "trainer.devices": 1})
 
     def parse_arguments(self, parser: LightningArgumentParser, args: ArgsType) -> None:
-        """Check the checkpoint, and keep Lightning from replacing the settings of a fit by those in it."""
+        """Check the checkpoints, and keep Lightning from replacing the settings of a fit by those in one."""
         super().parse_arguments(parser, args)
-        config = self.config[self.config.subcommand]
-        self._checkpoint: str | None = config.ckpt_path
+        command, config = self.config.subcommand, self.config[self.config.subcommand]
+        self._arguments, self._checkpoint = args, config.ckpt_path
+        if command != "fit" and self._checkpoint is None:
+            parser.error(
+                f"There is no model to {command}: give the checkpoint of a fit, such as --ckpt_path "
+                "runs/version_0/checkpoints/best.ckpt."
+            )
         if self._checkpoint is not None and self._checkpoint not in _CHOSEN_LATER:
             try:
                 read_checkpoint(self._checkpoint)
             except (ValueError, OSError) as error:
                 parser.error(str(error))
-        if self.config.subcommand == "fit":
+        if command == "fit":
+            refuse_one_file_for_several(parser, config)
             config.ckpt_path = None
 
     def before_instantiate_classes(self) -> None:
-        """Put the checkpoint of a fit back in its place."""
+        """Put the checkpoint of a fit back in its place; look after the settings that Lightning takes from others."""
         self.config[self.config.subcommand].ckpt_path = self._checkpoint
+        if self.config.subcommand != "fit":
+            self._take_cutoffs()
+
+    def _take_cutoffs(self) -> None:
+        """Let the command's ``ks`` hold in an evaluation, and say which of its settings the checkpoint has replaced."""
+        loaded, command = self.config, self.config.subcommand
+        model = loaded[command].model
+        # With those in the checkpoint as defaults, the command differs from them where it was given others.
+        self._parser(command).set_defaults({"model": model.as_dict()})
+        super().parse_arguments(self.parser, self._arguments)
+        given, self.config = self.config[command].model, loaded
+        # No weight depends on the cutoffs. A seed comes from seed_everything, which nobody need have given.
+        if "ks" in given.init_args and "ks" in model.init_args:
+            model.init_args.ks = given.init_args.ks
+        before, now = settings({"model": model.as_dict()}), settings({"model": given.as_dict()})
+        for names in (before, now):  # llmhd_pl.MF is llmhd_pl.backbones.MF
+            names["model.class_path"] = names["model.class_path"].rpartition(".")[2]
+        replaced = [
+            f"{name} is {before.get(name)}, not {now.get(name)}"
+            for name in sorted(before.keys() | now.keys())
+            if before.get(name) != now.get(name) and name != "model.init_args.seed"
+        ]
+        if replaced:
+            rank_zero_warn(
+                f"The settings of the model are those in {self._checkpoint}, not those of the command, except for ks: "
+                f"{'; '.join(replaced)}."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Put the callbacks of ``--denoising`` first, and give the run a folder whatever the logger."""
@@ -128,8 +161,32 @@ class CLI(LightningCLI):
         if not len(self.datamodule.interactions.test):
             rank_zero_warn("The data has no test interactions, so that there is no test.")
             return
-        best = getattr(self.trainer.checkpoint_callback, "best_model_path", None)
+        # The trainer's checkpoint_callback is the first of all; one of trainer.callbacks would come before it.
+        best = self.config_init[self.subcommand].checkpoint.best_model_path
+        if not best:
+            rank_zero_warn(
+                "There is no best checkpoint, because training ended before a validation or none was to be saved: the "
+                "model is tested as training has left it."
+            )
         self.trainer.test(self.model, self.datamodule, best or None)
+
+
+def refuse_one_file_for_several(parser: LightningArgumentParser, config: Namespace) -> None:
+    """End with an error if several checkpoints are to be kept, but all would be written to one file.
+
+    Args:
+        parser: The parser.
+        config: The configuration of a fit.
+    """
+    for name in ("checkpoint", "last_checkpoint"):
+        keep = config[name]
+        named_apart = keep.enable_version_counter or "{" in (keep.filename or "{epoch}-{step}")
+        if keep.save_top_k not in (0, 1) and not named_apart:
+            parser.error(
+                f"--{name}.save_top_k is {keep.save_top_k}, but each of these checkpoints would replace the one before "
+                f"it, because all are called {keep.filename}.ckpt. Add --{name}.filename '{{epoch}}-{{step}}', or set "
+                "save_top_k to 1."
+            )
 
 
 def with_run_folder(logger: Any) -> Any:
@@ -168,40 +225,6 @@ def settings(config: Mapping[str, Any]) -> dict[str, Any]:
 
     flatten("", config.get("fit", config))
     return flat
-
-
-def watch_what_there_is(trainer: Trainer, model: Backbone, data: InteractionDataModule) -> None:
-    """Let checkpoints and early stopping watch a metric that exists, where nobody has chosen one.
-
-    Without validation, training takes all its epochs, and the best checkpoint is the last one.
-
-    Args:
-        trainer: The trainer, before the fit.
-        model: The model, whose ``ks`` say which metrics exist.
-        data: The data module.
-    """
-    data.setup("fit")
-    validates = trainer.limit_val_batches > 0 and len(data.interactions.valid) > 0
-    best = f"val/ndcg@{10 if 10 in model.ks else model.ks[-1]}"
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in list(callbacks):
-        monitor = getattr(callback, "monitor", None)
-        if not isinstance(callback, (EarlyStopping, ModelCheckpoint)) or monitor is None:
-            continue
-        if validates and monitor == BEST["monitor"]:
-            callback.monitor = best
-        elif not validates and monitor.startswith("val/") and isinstance(callback, EarlyStopping):
-            callbacks.remove(callback)
-        elif not validates and monitor.startswith("val/"):
-            callback.monitor = None
-    if not validates:
-        why = "limit_val_batches is 0" if len(data.interactions.valid) else "the data has no validation interactions"
-        rank_zero_warn(
-            f"There is no validation ({why}): training takes all {trainer.max_epochs} epochs, and best.ckpt is the "
-            "last epoch."
-        )
-    elif best != BEST["monitor"]:
-        rank_zero_info(f"Early stopping and best.ckpt watch {best}, because the model's ks have no 10.")
 
 
 def with_bundled_configs(arguments: Sequence[str]) -> list[str]:

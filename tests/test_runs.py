@@ -170,3 +170,139 @@ def test_a_metric_that_was_chosen_is_left_alone() -> None:
     cli = fit("--checkpoint.monitor", "val/recall@5", "--early_stopping.monitor", "train/loss")
     assert cli.trainer.checkpoint_callback.monitor == "val/recall@5"
     assert cli.trainer.early_stopping_callback.monitor == "train/loss"
+
+
+def test_a_run_that_max_steps_ends_before_a_validation_is_saved_and_tested() -> None:
+    with pytest.warns(UserWarning, match="no best checkpoint, because training ended before a validation"):
+        cli = fit("--trainer.max_steps", "2")
+    assert torch.load("runs/version_0/checkpoints/last.ckpt")["global_step"] == 2
+    assert "test/ndcg@10" in cli.trainer.callback_metrics
+    with pytest.raises(RuntimeError, match="`val/ndgc@10` which is not available"):
+        fit("--early_stopping.monitor", "val/ndgc@10")
+
+
+LEARNING = ["--model.learning_rate", "0.05", "--trainer.max_epochs", "4", "--early_stopping.patience", "20"]
+
+
+@pytest.mark.parametrize(
+    "interval",
+    [
+        ["--trainer.val_check_interval", "0.4"],
+        ["--trainer.val_check_interval", "3", "--trainer.check_val_every_n_epoch", "null"],
+    ],
+    ids=["part of an epoch", "steps"],
+)
+@pytest.mark.parametrize("method", [[], ["--denoising", "LossDropping"]], ids=["plain", "denoised"])
+def test_the_best_checkpoint_is_the_model_that_was_validated_also_within_an_epoch(
+    interval: list[str], method: list[str]
+) -> None:
+    arguments = [*LEARNING, *interval, *method]
+    whole = fit(*arguments)
+    best = whole.config_init.fit.checkpoint
+    last = torch.load("runs/version_0/checkpoints/last.ckpt")
+    curve = pd.read_csv("runs/version_0/metrics.csv")["val/ndcg@10"]
+    assert float(best.best_model_score) == pytest.approx(curve.max(), abs=1e-7)
+    validated = main(["validate", *SMALL, *LEARNING, "--ckpt_path", best.best_model_path])
+    assert float(validated.trainer.callback_metrics["val/ndcg@10"]) == float(best.best_model_score)
+    # A fit that is resumed from there ends where the whole one ended.
+    ends = {name: float(value) for name, value in whole.trainer.callback_metrics.items()}
+    again = fit(*arguments, "--ckpt_path", "runs/version_0/checkpoints/best.ckpt")
+    assert {name: float(value) for name, value in again.trainer.callback_metrics.items()} == ends
+    resumed = torch.load("runs/version_0/checkpoints/last.ckpt")
+    assert resumed["global_step"] == last["global_step"]
+    assert all(torch.equal(resumed["state_dict"][name], value) for name, value in last["state_dict"].items())
+
+
+def test_the_best_checkpoint_of_whole_epochs_holds_what_was_decided_at_their_end() -> None:
+    cli = fit(*LEARNING, "--trainer.check_val_every_n_epoch", "2", "--denoising", "LossDropping")
+    (state,) = (
+        state
+        for name, state in torch.load("runs/version_0/checkpoints/best.ckpt")["callbacks"].items()
+        if name == "SampleRecorder"
+    )
+    assert state["decided"] == torch.load(cli.config_init.fit.checkpoint.best_model_path)["epoch"]
+
+
+def test_without_validation_the_interval_between_validations_means_nothing() -> None:
+    fit("--trainer.limit_val_batches", "0", "--trainer.val_check_interval", "0.4")
+    assert torch.load("runs/version_0/checkpoints/best.ckpt")["epoch"] == 1
+
+
+def test_another_checkpoint_does_not_take_part_in_the_test() -> None:
+    """It comes first in the trainer's list."""
+    results = []
+    another = "--trainer.callbacks+=pytorch_lightning.callbacks.ModelCheckpoint"
+    for more in ([], [another, "--trainer.callbacks.every_n_epochs", "2"]):
+        cli = fit("--model.learning_rate", "0.2", "--trainer.max_epochs", "8", "--early_stopping.patience", "20", *more)
+        results.append({name: float(value) for name, value in cli.trainer.callback_metrics.items()})
+    assert Path(cli.trainer.checkpoint_callback.best_model_path).name != "best.ckpt"
+    assert torch.load("runs/version_1/checkpoints/best.ckpt")["epoch"] < 7
+    assert results[0] == results[1]
+
+
+@pytest.mark.parametrize(("name", "keep"), [("checkpoint", "3"), ("checkpoint", "-1"), ("last_checkpoint", "-1")])
+def test_several_checkpoints_are_not_written_to_one_file(name: str, keep: str, capsys: Any) -> None:
+    several = [f"--{name}.save_top_k", keep]
+    with pytest.raises(SystemExit) as ended:
+        fit(*several)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and f"--{name}.save_top_k is {keep}" in said and f"--{name}.filename" in said
+    assert not Path("runs").exists()
+    cli = fit(*several, f"--{name}.filename", "{epoch}-{step}")
+    assert len(list(Path("runs/version_0/checkpoints").glob("epoch=*.ckpt"))) == 2
+    if name == "checkpoint":
+        curve = pd.read_csv("runs/version_0/metrics.csv")["val/ndcg@10"].dropna()
+        tested = cli.config_init.fit.checkpoint
+        assert float(tested.best_model_score) == pytest.approx(curve.max(), abs=1e-7)
+        assert torch.load(tested.best_model_path)["epoch"] == curve.reset_index(drop=True).idxmax()
+
+
+def test_none_or_one_best_checkpoint() -> None:
+    with pytest.warns(UserWarning, match="no best checkpoint, because .* none was to be saved"):
+        fit("--checkpoint.save_top_k", "0")
+    assert [path.name for path in Path("runs/version_0/checkpoints").iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_evaluation_needs_a_checkpoint(command: str, capsys: Any) -> None:
+    """Lightning would evaluate a model that was never trained."""
+    with pytest.raises(SystemExit) as ended:
+        main([command, *SMALL])
+    assert ended.value.code == 2 and not Path("runs").exists()
+    said = capsys.readouterr().err
+    assert f"no model to {command}" in said and "--ckpt_path runs/version_0/checkpoints/best.ckpt" in said
+
+
+BEST = ["--ckpt_path", "runs/version_0/checkpoints/best.ckpt"]
+
+
+def said_about_settings(warned: Any) -> str:
+    return " ".join(str(each.message) for each in warned if "settings of the model" in str(each.message))
+
+
+@pytest.mark.parametrize("given", [[3, 30], [5, 10, 20]], ids=["others", "those of the class"])
+def test_an_evaluation_takes_the_cutoffs_that_it_is_given(given: list[int], recwarn: Any) -> None:
+    fit("--model.ks", "[4,6]", "--model.learning_rate", "0.05")
+    tested = main(["test", *SMALL, *BEST, "--model.ks", str(given)])
+    assert set(tested.trainer.callback_metrics) == {f"test/{name}@{k}" for name in ("ndcg", "recall") for k in given}
+    main(["predict", *SMALL, *BEST, "--model.ks", str(given), "--predictions.path", "top.parquet"])
+    assert pd.read_parquet("top.parquet").groupby("user").size().max() == given[-1]
+    without = main(["test", *SMALL, *BEST])
+    assert {"test/ndcg@4", "test/ndcg@6"} <= without.trainer.callback_metrics.keys()
+    assert "ks is" not in said_about_settings(recwarn)
+
+
+def test_an_evaluation_says_which_settings_the_checkpoint_has_replaced(recwarn: Any) -> None:
+    fit("--model.embedding_dim", "16")
+    recwarn.clear()
+    main(["test", *SMALL, *BEST, "--model", "LightGCN", "--model.embedding_dim", "16"])  # in the file by another path
+    main(["test", "--config", "runs/version_0/config.yaml", *BEST])
+    assert said_about_settings(recwarn) == ""
+    other = ["--model.l2", "0.5", "--model.embedding_dim", "32"]
+    with pytest.warns(UserWarning, match=r"settings of the model are those in runs/version_0/.*best\.ckpt") as warned:
+        cli = main(["test", *SMALL, *BEST, *other])
+    said = said_about_settings(warned)
+    assert "model.init_args.embedding_dim is 16, not 32" in said and "model.init_args.l2 is 0.001, not 0.5" in said
+    assert cli.model.hparams.embedding_dim == 16 and "ks is" not in said
+    with pytest.warns(UserWarning, match=r"model\.class_path is LightGCN, not MF"):
+        main(["test", *SMALL, "--model", "MF", *BEST])

@@ -50,8 +50,8 @@ def indifference(levels: Sequence[int]) -> str | None:
     if answered < FEW or levels[4] + levels[5] < 0.98 * answered:
         return None
     return (
-        f"{levels[4] + levels[5]:,} of {answered:,} scores are 5 or 6: the judge does not tell the pairs apart, and what "
-        "it says decides all the same. Is the text of item i in place i? llmhd judge shows what a judge can tell."
+        f"{levels[4] + levels[5]:,} of {answered:,} scores are 5 or 6: the judge does not tell the pairs apart, and "
+        "what it says decides all the same. Is the text of item i in place i? llmhd judge shows what a judge can tell."
     )
 
 
