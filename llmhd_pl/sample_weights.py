@@ -107,9 +107,8 @@ class SampleWeights:
                 padding though ``never_padded`` says that there is none.
         """
         losses = losses.detach()
-        trainer = getattr(self, "_trainer", None)
         # One step may serve training and validation, whose losses are measured and not learned from.
-        if not self._denoisers or not getattr(trainer, "training", True):
+        if not self._denoisers or _evaluates(getattr(self, "_trainer", None)):
             ones = torch.ones_like(losses)
             return ones, ones
         self._asked = True
@@ -145,6 +144,10 @@ class SampleWeights:
             weight, count = result if isinstance(result, tuple) else (result, result)
             weights, counts = weights * weight, counts * count
         return weights, counts
+
+
+def _evaluates(trainer: Any) -> bool:
+    return any(getattr(trainer, stage, False) for stage in ("evaluating", "sanity_checking", "predicting"))
 
 
 def _check_shapes(sample: Any, losses: Tensor, score: Tensor | None, key: Key) -> None:
