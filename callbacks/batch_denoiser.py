@@ -9,11 +9,11 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.held_trainer import HeldTrainer
-from llmhd_pl.callbacks.step_checks import LABELS, check_batch, check_numbers
-from llmhd_pl.processes import numbers_of_all
+from llmhd_pl.callbacks.step_checks import LABELS, check_numbers
+from llmhd_pl.processes import numbers_of_all, reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
 
-_LOOKED_AT = 16  # steps
+_LOOKED_AT = 16  # batches
 
 
 class BatchDenoiser(HeldTrainer, ABC):
@@ -38,6 +38,7 @@ class BatchDenoiser(HeldTrainer, ABC):
                 "multiply its un-reduced losses by self.sample_weights(batch, losses)."
             )
         self.goes_on = self.hold(trainer, pl_module)
+        self._labelled, self._looked_at = True, 0
         pl_module.attach_denoiser(self.weigh)
 
     def on_train_batch_end(
@@ -79,14 +80,18 @@ class BatchDenoiser(HeldTrainer, ABC):
             IndexError: If a number is no row of the interactions. A GPU, which would have to be waited for, is asked in
                 the first batches only.
         """
-        sample, _ = check_batch(batch, "sample")
-        if self.looks(sample):
+        sample = batch.get("sample")
+        if not isinstance(sample, Tensor) or sample.dtype != torch.int64:
+            raise RuntimeError(
+                f"The training batch has no sample, and {type(self).__name__} needs the number of each row's training "
+                "interaction, int64 [B]. Put it into the batch, where the module's sample_key says, or give it: "
+                "sample_weights(batch, losses, sample=...)."
+            )
+        self._looks = sample.device.type == "cpu" or self._looked_at < _LOOKED_AT
+        self._looked_at += 1
+        if self._looks:
             check_numbers(sample, size)
         return sample
-
-    def looks(self, sample: Tensor) -> bool:
-        """Return whether a batch is looked at: always on a CPU, and elsewhere among the first batches of a fit."""
-        return sample.device.type == "cpu" or self.trainer.global_step < _LOOKED_AT
 
     def likes(self, batch: Batch, losses: Tensor) -> Tensor | None:
         """Return which rows are those of liked items, bool [B], if the batch labels its rows with 0 and 1.
@@ -98,13 +103,15 @@ class BatchDenoiser(HeldTrainer, ABC):
         Returns:
             None if there are no such labels: then every row is an observed item.
         """
-        for name in LABELS:
+        for name in LABELS if self._labelled else ():
             labels = batch.get(name)
             if not isinstance(labels, Tensor) or labels.shape != losses.shape:
                 continue
             liked = labels == 1
-            if bool((liked | (labels == 0)).all()):
-                return liked
+            binary = (liked | (labels == 0)).all()
+            # Ratings may be 0 and 1 in one batch, or in one process's share of it: the first others settle it for all.
+            self._labelled = bool(reduced(self.trainer, (~binary).int()) == 0)
+            return liked if self._labelled else None
         return None
 
     def gather(self, values: Tensor) -> tuple[Tensor, int]:

@@ -86,7 +86,7 @@ class DoubleCorrection(TruncatedLoss):
         sample = self.samples(batch, len(self.history.seen))
         self._mine.index_fill_(0, sample, 1)
         values, places = observed(losses), None
-        if self._repeats or self.looks(sample):
+        if self._repeats or self._looks:
             once, inverse, counts = sample.unique(return_inverse=True, return_counts=True)
             if len(once) < len(sample):
                 self._repeats, places = True, inverse

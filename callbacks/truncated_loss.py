@@ -71,7 +71,7 @@ class TruncatedLoss(BatchDenoiser):
         """Note how far the ramp has come, for another fit of the module, even if this one is broken off."""
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
         self._epochs = trainer.current_epoch + (batch_idx + 1) / trainer.num_training_batches
-        self._last = self._come
+        self._last = self._progress
         if self.ramp_epochs is None:
             check_steps(trainer, pl_module, batch_idx)
 
@@ -81,16 +81,17 @@ class TruncatedLoss(BatchDenoiser):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it over."""
-        self._before, self._restored = state_dict.get("before", 0.0), True
+        older = state_dict.get("steps_before", 0.0) if self.ramp_epochs is None else 0.0  # of 0.2
+        self._before, self._restored = state_dict.get("before", older), True
 
     @property
-    def _come(self) -> float:
+    def _progress(self) -> float:
         return self._before + (self.trainer.global_step if self.ramp_epochs is None else self._epochs)
 
     @property
     def drop_rate(self) -> float:
         """The drop rate after the optimiser steps, or the epochs, taken so far; delta(T) in the paper."""
-        return ramp(self._come, ramp_length(self.trainer, self), 0.0, self.max_drop_rate)
+        return ramp(self._progress, ramp_length(self.trainer, self), 0.0, self.max_drop_rate)
 
     def rate_for(self, losses: Tensor, liked: Tensor | None) -> float:
         """Return the drop rate as a fraction of all samples of the batch, as the formulas take it."""

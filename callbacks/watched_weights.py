@@ -9,6 +9,7 @@ from torch import Tensor
 
 _MULTIPLY = {"mul", "mul_", "multiply", "multiply_", "__mul__", "__rmul__", "__imul__"}
 _DOT = {"dot", "vdot", "inner", "matmul", "__matmul__", "__rmatmul__"}
+_DIVIDE = {"div", "__truediv__", "true_divide", "divide", "div_"}
 _CROSS_ENTROPY = {"binary_cross_entropy", "binary_cross_entropy_with_logits"}
 # What moves weights about moves their positions in the same way.
 _MOVE = {
@@ -113,12 +114,14 @@ class WatchedProduct(Tensor):
             result = function(*args, **(kwargs or {}))
             name = getattr(function, "__name__", "")
             record = next((arg.record for arg in args if isinstance(arg, cls) and hasattr(arg, "record")), None)
-            if record is None or name not in _MULTIPLY or not isinstance(result, Tensor):
+            if record is None or not isinstance(result, Tensor):
                 return result
-            for arg in args:
-                if isinstance(arg, Tensor) and not isinstance(arg, cls) and arg.requires_grad and arg.numel() > 1:
-                    record.multiplied_again = True
-            return cls.of(result, record)
+            if name in _MULTIPLY | _DOT | _DIVIDE:
+                others = [arg for arg in args if isinstance(arg, Tensor) and not isinstance(arg, cls)]
+                record.multiplied_again |= any(other.requires_grad and other.numel() > 1 for other in others)
+            elif name not in _MOVE and name not in ("neg", "__neg__"):
+                return result
+            return cls.of(result, record) if result.requires_grad else result
 
 
 class Products:

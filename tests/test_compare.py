@@ -600,7 +600,7 @@ def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[s
 def test_a_name_that_is_there_twice_is_refused(tmp_path: Path) -> None:
     path = grid(tmp_path)
     path.write_text(path.read_text().replace("methods:\n", "methods:\n  BPR: methods/t-ce\n"))
-    with pytest.raises(ValueError, match=r"grid.yaml, line \d+: 'BPR' is there twice. Rename or remove one"):
+    with pytest.raises(ValueError, match=r"grid.yaml, line \d+: 'BPR' occurs twice. Rename or remove one"):
         Grid.load(path)
 
 
@@ -628,3 +628,11 @@ def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
     assert ours["valid ndcg@10"] == ".2000"
     assert ours["chosen epochs"] == "3, 3, 3" and ours["seeds"] == "3"
     assert "best epochs" not in ours
+
+
+def test_only_the_zero_before_a_point_is_left_out() -> None:
+    """What is watched may be a loss above 10."""
+    runs = pd.DataFrame({"method": ["BPR"], "backbone": ["MF"], "noise_ratio": [0.0], "seed": [0], "ndcg@10": [0.25]})
+    runs["valid train/loss"], runs["chosen epoch"] = 10.0312, 3.0
+    (row,) = compare.summary(runs).to_dict("records")
+    assert row["valid train/loss"] == "10.0312" and row["ndcg@10"] == ".2500"

@@ -271,7 +271,7 @@ def _check_names(node: yaml.Node, path: Path) -> None:
         for key, value in node.value:
             if names.count(key.value) > 1:
                 line = key.start_mark.line + 1
-                raise ValueError(f"{path}, line {line}: {key.value!r} is there twice. Rename or remove one of the two.")
+                raise ValueError(f"{path}, line {line}: {key.value!r} occurs twice. Rename or remove one of the two.")
             _check_names(value, path)
     elif isinstance(node, yaml.SequenceNode):
         for entry in node.value:

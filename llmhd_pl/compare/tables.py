@@ -41,6 +41,11 @@ def main_metric(runs: pd.DataFrame) -> str:
     return f"ndcg@{10 if 10 in cuts else max(cuts)}"
 
 
+def _short(text: str) -> str:
+    """Leave out the zero before the point of each number below 1."""
+    return re.sub(r"(?<!\d)0\.", ".", text)
+
+
 def summary(runs: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
     """Return means and standard deviations over the seeds, and paired t-tests against a reference method.
 
@@ -60,9 +65,9 @@ def summary(runs: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
         row = {"noise": f"{noise:g}", "backbone": backbone, "method": method, "seeds": str(len(group))}
         for metric in metrics:
             deviation = f" ± {group[metric].std():.4f}" if len(group) > 1 else ""
-            row[metric] = f"{group[metric].mean():.4f}{deviation}".replace("0.", ".")
+            row[metric] = _short(f"{group[metric].mean():.4f}{deviation}")
         for metric in validated:
-            row[metric] = f"{group[metric].mean():.4f}".replace("0.", ".")
+            row[metric] = _short(f"{group[metric].mean():.4f}")
         if "chosen epoch" in group:
             row["chosen epochs"] = ", ".join(f"{epoch:g}" for epoch in group["chosen epoch"])
         if "best epoch" in group and f"best {main}" in group:

@@ -176,6 +176,28 @@ def test_numbers_that_only_look_like_labels_are_none(tmp_path: Path) -> None:
     assert int((torch.cat(module.weights[-4:]) == 0).sum()) == N // 2
 
 
+def test_what_is_0_and_1_in_one_process_alone_is_no_label(tmp_path: Path) -> None:
+    """Ratings of 1 in one process, of all kinds in the other: if they decided apart, they would wait for ever."""
+
+    class Split(Own):
+        def train_dataloader(self) -> Any:
+            samples = torch.arange(N)[self.trainer.global_rank :: 2]
+            ratings = torch.ones(N // 2) if self.trainer.global_rank == 0 else torch.arange(N // 2) % 5
+            return DataLoader([{"sample": samples, "target": ratings}] * 2, batch_size=None)  # type: ignore[arg-type]
+
+    callbacks = [TruncatedLoss(0.5, 1, rate_of="interactions"), DoubleCorrection(0.5, 1, num_samples=N)]
+    options = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
+    trainer = quiet(tmp_path, *callbacks, max_epochs=2, **options)
+    trainer.fit(Split())
+    assert trainer.callback_metrics["denoise/drop_rate"] == 0.5
+
+
+def test_dcf_takes_several_negatives_per_row(tmp_path: Path) -> None:
+    callback = DoubleCorrection(0.5, 1, num_samples=N)
+    quiet(tmp_path, callback).fit(Own(), loader(negative=torch.zeros(N, 3, dtype=torch.int64)))
+    assert callback.history is not None and callback.history.seen.tolist() == [1] * N
+
+
 class Weighted(Own):
     """Divides by what is kept, as the documentation says."""
 

@@ -150,6 +150,11 @@ AGAIN: dict[str, Loss] = {
     "learned uncertainty": lambda w, losses: (w * torch.exp(-losses.sqrt()) * losses + losses).mean(),
     "focal": lambda w, losses: (losses * (w * (1 - losses.sigmoid()) ** 2)).mean(),
     "in place": lambda w, losses: (w * losses.sqrt()).mul_(losses).sum(),
+    "moved before": lambda w, losses: ((w * losses.sqrt()).unsqueeze(1) * losses[:, None]).sum(),
+    "indexed before": lambda w, losses: ((w * losses.sqrt())[:] * losses).sum(),
+    "log likelihood": lambda w, losses: (-(w * losses.sqrt()) * -losses).sum(),
+    "flat": lambda w, losses: torch.dot((w * losses.sqrt()).flatten(), losses.flatten()),
+    "divided": lambda w, losses: ((w * losses.sqrt()) / (1 / losses)).sum(),
 }
 
 
