@@ -9,11 +9,9 @@ from pytorch_lightning import LightningModule, Trainer
 from torch import Tensor
 
 from llmhd_pl.callbacks.held_trainer import HeldTrainer
-from llmhd_pl.callbacks.step_checks import LABELS, check_numbers
+from llmhd_pl.callbacks.step_checks import LABELS, LOOKED_AT, check_numbers
 from llmhd_pl.processes import numbers_of_all, reduced
 from llmhd_pl.sample_weights import Batch, SampleWeights
-
-_LOOKED_AT = 16  # batches
 
 
 class BatchDenoiser(HeldTrainer, ABC):
@@ -87,7 +85,7 @@ class BatchDenoiser(HeldTrainer, ABC):
                 "interaction, int64 [B]. Put it into the batch, where the module's sample_key says, or give it: "
                 "sample_weights(batch, losses, sample=...)."
             )
-        self._looks = sample.device.type == "cpu" or self._looked_at < _LOOKED_AT
+        self._looks = sample.device.type == "cpu" or self._looked_at < LOOKED_AT
         self._looked_at += 1
         if self._looks:
             check_numbers(sample, size)

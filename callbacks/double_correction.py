@@ -8,6 +8,7 @@ from torch import Tensor
 
 from llmhd_pl.callbacks.ramps import RateOf
 from llmhd_pl.callbacks.step_checks import check_owners
+from llmhd_pl.callbacks.step_records import mean_of_rows
 from llmhd_pl.callbacks.truncated_loss import TruncatedLoss
 from llmhd_pl.denoising.baselines import LossHistory, double_corrected, variance_at
 from llmhd_pl.denoising.store import observed
@@ -90,7 +91,7 @@ class DoubleCorrection(TruncatedLoss):
             once, inverse, counts = sample.unique(return_inverse=True, return_counts=True)
             if len(once) < len(sample):
                 self._repeats, places = True, inverse
-                sample, values = once, values.new_zeros(len(once)).index_add_(0, places, values) / counts
+                sample, values = once, mean_of_rows(values, places, counts)
         bounds = self.history.bounds(sample, values, variance)
         liked = self.likes(batch, losses)
         weights, counts = double_corrected(

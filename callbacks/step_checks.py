@@ -12,6 +12,8 @@ from llmhd_pl.processes import reduced
 
 OUTPUTS = ("losses", "positive_score", "negative_score")
 """What ``training_step`` may return besides ``loss``, detached."""
+LOOKED_AT = 16
+"""The batches of a fit that are checked where it would cost too much to check all: enough to find a mistake."""
 _MANY = 32  # samples that do not draw the same item by chance
 USERS, ITEMS, LABELS = ("user", "users", "user_id"), ("positive", "item", "item_id"), ("label", "labels", "target")
 """The names under which a batch's users, items and labels are found, and checked."""

@@ -10,6 +10,7 @@ from torch import Tensor
 from llmhd_pl.batches import Key
 from llmhd_pl.callbacks.sample_state import SampleState
 from llmhd_pl.callbacks.step_checks import (
+    LOOKED_AT,
     OUTPUTS,
     check_batch,
     check_labels,
@@ -19,8 +20,6 @@ from llmhd_pl.callbacks.step_checks import (
 )
 from llmhd_pl.denoising.store import SampleStore, observed
 from llmhd_pl.finite import FiniteCheck
-
-_LOOKED_AT = 16  # batches whose users, items and labels are compared with the interactions: enough to find a mistake
 
 
 class _Record(NamedTuple):
@@ -66,7 +65,7 @@ class StepRecords:
                 CPU, and on a GPU ``verify``, unless CUDA has stopped at it.
             RuntimeError: If the batch names other users or items, or labels that are not known.
         """
-        if self._looked_at < _LOOKED_AT:
+        if self._looked_at < LOOKED_AT:
             self._looked_at += 1
             check_numbers(sample, len(self.users), self.padded)
             check_order(batch, sample, self.users, self.items)
@@ -207,12 +206,21 @@ def _once(
     once, places, counts = torch.unique(sample, return_inverse=True, return_counts=True)
     if len(once) == len(sample):
         return sample, score, negative_score, losses, negative
-
-    def mean(values: Tensor) -> Tensor:
-        sums = torch.zeros(len(once), *values.shape[1:], device=values.device)
-        sums.index_add_(0, places, values.float())
-        return torch.div(sums, counts if values.dim() == 1 else counts[:, None])
-
     if negative is not None:
         negative = torch.zeros_like(once).scatter_reduce_(0, places, negative, "amax", include_self=False)
-    return once, mean(score), None if negative_score is None else mean(negative_score), mean(losses), negative
+    if negative_score is not None:
+        negative_score = mean_of_rows(negative_score, places, counts)
+    return once, mean_of_rows(score, places, counts), negative_score, mean_of_rows(losses, places, counts), negative
+
+
+def mean_of_rows(values: Tensor, places: Tensor, counts: Tensor) -> Tensor:
+    """Return the mean of the rows of each sample, in float32.
+
+    Args:
+        values: The values, [B] or [B, 2].
+        places: The sample of each row, as ``torch.unique`` numbers them, int64 [B].
+        counts: The number of rows of each sample, int64 [m].
+    """
+    sums = torch.zeros(len(counts), *values.shape[1:], device=values.device)
+    sums.index_add_(0, places, values.float())
+    return torch.div(sums, counts if values.dim() == 1 else counts[:, None])

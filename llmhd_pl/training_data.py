@@ -99,9 +99,9 @@ def known_noise(trainer: Any, owner: object, given: Tensor | None = None) -> Ten
         RuntimeError: If the trainer has no data module with ``noise_mask``.
         TypeError: If it is not 0 and 1.
     """
-    mask = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
     if given is not None:
         return given
+    mask = getattr(getattr(trainer, "datamodule", None), "noise_mask", None)
     if mask is None:
         raise RuntimeError(
             f"{type(owner).__name__} needs the truth: a data module with noise_mask, as those of llmhd_pl have, or "

@@ -1,7 +1,8 @@
 """Backbones whose embeddings travel over the graph of training interactions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
@@ -98,6 +99,18 @@ class GraphBackbone(EmbeddingBackbone):
             # Lightning moves the model right after this. It is moved now, so that the graph is built on the device.
             self.to(self.trainer.strategy.root_device)
             self.set_graph(*interactions)
+
+    def _rows_of_distinct(self, nodes: Tensor, rows: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return what predictions are products of, for some nodes: [n, d].
+
+        Args:
+            nodes: The nodes, int64 [n].
+            rows: Computes the final embeddings of the nodes that it is given, int64 [m], each once: [m, d].
+        """
+        if nodes.device.type != "cpu":  # it would have to be waited for to know how many nodes there are
+            return super()._rows(nodes)
+        distinct, places = nodes.unique(return_inverse=True)
+        return self._compared(F.embedding(places, rows(distinct)))
 
     @property
     def graph(self) -> SymmetricAdjacency:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Negatives, Objective
@@ -69,10 +68,8 @@ class LightGCN(GraphBackbone):
         return [1 / (self.num_layers + 1)] * (self.num_layers + 1)
 
     def _rows(self, nodes: Tensor) -> Tensor:
-        few = self.num_layers > 0 and 2 * len(nodes) < self.num_users + self.num_items  # see benchmarks/product.py
-        # Another device would have to be waited for to know how many nodes there are.
-        if nodes.device.type != "cpu" or not few:
+        few = 2 * len(nodes) < self.num_users + self.num_items  # see benchmarks/product.py
+        if not few or self.num_layers == 0:
             return super()._rows(nodes)
-        distinct, places = nodes.unique(return_inverse=True)
-        rows = self.graph.layer_sum(self.embedding.weight, self._layer_weights, distinct)
-        return self._compared(F.embedding(places, rows))
+        weights = self._layer_weights
+        return self._rows_of_distinct(nodes, lambda rows: self.graph.layer_sum(self.embedding.weight, weights, rows))

@@ -83,10 +83,7 @@ class NGCF(GraphBackbone):
         return torch.cat(self._layers(), dim=1)
 
     def _rows(self, nodes: Tensor) -> Tensor:
-        if nodes.device.type != "cpu":  # it would have to be waited for to know how many nodes there are
-            return super()._rows(nodes)
-        distinct, places = nodes.unique(return_inverse=True)
-        return self._compared(F.embedding(places, torch.cat(self._layers(distinct), dim=1)))
+        return self._rows_of_distinct(nodes, lambda rows: torch.cat(self._layers(rows), dim=1))
 
     def _layers(self, rows: Tensor | None = None) -> list[Tensor]:
         """Return some rows of E_0 to E_K, or all. Of E_K, which no other layer reads, only these are computed."""
