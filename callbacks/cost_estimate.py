@@ -65,7 +65,7 @@ class CostEstimate(Callback):
             eps_v=pruning.candidate_fraction,
             eps_gamma=updaters[0].confidence_epochs if updaters else None,
             negative_lifetime=getattr(data, "negative_lifetime", None),  # a module of one's own may sample none
-            negatives=pruning.rate_of == "samples" if recorder.store.pointwise else llm.rule == "paper",
+            negatives=llm.rule == "paper" or recorder.store.pointwise,
             everything=llm.scored == "all",
             calibrate=scorer.calibrate,
             audit=pruning.auto,
