@@ -18,7 +18,7 @@ from torch import Tensor
 
 from llmhd_pl.backbones import LightGCN
 from llmhd_pl.datamodules import AmazonBooks
-from llmhd_pl.llm.accounting import estimate
+from llmhd_pl.llm.estimate import estimate
 from llmhd_pl.llm.prompts import T_FN, T_FP, T_SCORE, Prompts
 
 warnings.simplefilter("ignore")

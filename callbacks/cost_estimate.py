@@ -12,13 +12,14 @@ from llmhd_pl.callbacks.llm_sample_scorer import LLMSampleScorer
 from llmhd_pl.callbacks.preference_updater import PreferenceUpdater
 from llmhd_pl.callbacks.sample_recorder import SampleRecorder
 from llmhd_pl.callbacks.variance_pruning import VariancePruning
-from llmhd_pl.llm.accounting import UNAUDITED, estimate
+from llmhd_pl.denoising.rules import asks_about_sampled
+from llmhd_pl.llm.estimate import UNAUDITED, estimate
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.prompts import item_profile
 
 
 class CostEstimate(Callback):
-    """Prints the calls and tokens that a fit would take, by ``llmhd_pl.llm.accounting.estimate``, and ends there.
+    """Prints the calls and tokens that a fit would take, by ``llmhd_pl.llm.estimate.estimate``, and ends there.
 
     Append it to a run as it is: ``llmhd fit ... --trainer.callbacks+=llmhd_pl.CostEstimate``. It assumes that the run
     takes all of ``max_epochs`` and that the cache is empty. Of the model only the tokenizer is loaded.
@@ -54,6 +55,7 @@ class CostEstimate(Callback):
         alpha = pruning.ramp_iterations  # the trainer has no data loader yet that could say how long an epoch is
         if pruning.ramp_epochs is not None:
             alpha = pruning.ramp_epochs * math.ceil(len(recorder.users) / batch_size)
+        pointwise = recorder.store.pointwise
         usage = estimate(
             scorer.prompts,
             [item_profile(fields, scorer.item_tokens, scorer.count_tokens) for fields in texts],
@@ -65,7 +67,8 @@ class CostEstimate(Callback):
             eps_v=pruning.candidate_fraction,
             eps_gamma=updaters[0].confidence_epochs if updaters else None,
             negative_lifetime=getattr(data, "negative_lifetime", None),  # a module of one's own may sample none
-            negatives=llm.rule == "paper" or recorder.store.pointwise,
+            negatives=asks_about_sampled(llm.rule, pointwise, pruning.rate_of == "interactions"),
+            pointwise=pointwise,
             everything=llm.scored == "all",
             calibrate=scorer.calibrate,
             audit=pruning.auto,

@@ -332,7 +332,10 @@ def test_a_run_asks_as_often_as_cost_estimate_says(capsys: Any) -> None:
     assert {row["what"]: row["questions"] for row in found["cost"]} == calls and calls["T_FP"] > 0
     assert found["run"]["objective"] == "pointwise" and found["run"]["epochs"] == 4
     pairwise = judge("--model", "MF", *run[2:], "--pairs", "3")
-    assert pairwise["cost"][1]["what"] == "T_score" and pairwise["cost"][1]["questions"] < calls["T_score"]
+    # Of a pair either item's variance makes it a candidate, but nothing is asked about sampled items in either case.
+    assert pairwise["cost"][1]["what"] == "T_score" and pairwise["cost"][1]["questions"] > calls["T_score"]
+    printed_rule = judge("--model", "MF", *run[2:], "--pairs", "3", "--denoising.rule", "paper")
+    assert printed_rule["cost"][1]["questions"] > pairwise["cost"][1]["questions"]
 
 
 def test_a_judge_of_ones_own_that_counts_its_tokens() -> None:

@@ -19,6 +19,21 @@ Rule = Literal["paper", "consistent", "joint"]
 RULES: tuple[Rule, ...] = ("paper", "consistent", "joint")
 
 
+def asks_about_sampled(rule: Rule, pointwise: bool, of_interactions: bool) -> bool:
+    """Tell whether the language model is asked about sampled items, and not about the observed ones alone.
+
+    Args:
+        rule: The rule. Of a pair of items, only the printed one looks at the sampled item.
+        pointwise: Whether the losses are of one item each.
+        of_interactions: Whether the drop rate is a share of the observed interactions, so that of single items only
+            these can become candidates.
+
+    Returns:
+        Whether the sampled item of a candidate, or with pointwise losses a sampled item, may be asked about.
+    """
+    return not of_interactions if pointwise else rule == "paper"
+
+
 def paper_pairwise(positive: Tensor, negative: Tensor, threshold: float) -> Tensor:
     """Apply the rule as printed to pairs: hard if ``s(u, i) - s(u, j) < eps_pair(T)``.
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmhd_pl.datamodules.base import InteractionDataModule
+from llmhd_pl.denoising.rules import asks_about_sampled
 from llmhd_pl.judge.pairs import training_pairs
-from llmhd_pl.llm.accounting import UNAUDITED, Usage, estimate
+from llmhd_pl.llm.accounting import Usage
+from llmhd_pl.llm.estimate import UNAUDITED, estimate
 from llmhd_pl.llm.judgements import Judgements
 from llmhd_pl.llm.language_model import LanguageModelScorer
 from llmhd_pl.llm.prompts import T_SCORE, T_SUM, Prompts, item_profile
@@ -106,7 +108,7 @@ def run_cost(
     epochs: int,
     pointwise: bool,
 ) -> list[Cost]:
-    """Estimate what a run would ask: ``llmhd_pl.llm.accounting.estimate`` at the speed and the tokens measured.
+    """Estimate what a run would ask: ``llmhd_pl.llm.estimate.estimate`` at the speed and the tokens measured.
 
     A judge that costs nothing is asked about every training interaction once.
 
@@ -137,7 +139,8 @@ def run_cost(
         eps_v=method.candidate_fraction,
         eps_gamma=method.confidence_epochs,
         negative_lifetime=data.negative_lifetime,
-        negatives=method.rule == "paper" or pointwise,
+        negatives=asks_about_sampled(method.rule, pointwise, of_interactions=True),
+        pointwise=pointwise,
         everything=method.scored == "all",
         calibrate=model is not None and model.calibrate,
         audit=method.drop_rate == "auto",

@@ -14,12 +14,15 @@ def estimated(
     *more: Any,
     pruning: VariancePruning | None = None,
     calibrate: bool = False,
+    epochs: int = 3,
+    objective: str = "bpr",
+    lifetime: int = 1,
     **arguments: Any,
 ) -> dict[str, list[int]]:
     """Calls, cache hits, prompt tokens, answer tokens and unanswered, by template, as they are printed."""
     judge = EmbeddedJudge()
     judge.calibrate = calibrate
-    data = catalog(negative_lifetime=1)
+    data = catalog(negative_lifetime=lifetime)
     callbacks = [
         SampleRecorder(),
         pruning or VariancePruning(0.2, 1),
@@ -28,7 +31,7 @@ def estimated(
         CostEstimate(),
     ]
     with pytest.raises(SystemExit) as ended:
-        quiet(folder, *callbacks, max_epochs=3).fit(playback(data, 3), data)
+        quiet(folder, *callbacks, max_epochs=epochs).fit(playback(data, epochs, objective), data)
     assert ended.value.code == 0
     assert "_causal_lm" not in vars(judge) and not judge.usage.templates  # no model was loaded, nothing asked
     rows = [line.strip("│ ").split("│") for line in capsys.readouterr().out.splitlines() if "T_" in line]
@@ -70,6 +73,24 @@ def test_a_ramp_of_epochs_asks_as_often_as_one_of_as_many_steps(tmp_path: Path, 
         for ramp in ({"ramp_iterations": 2 * batches}, {"ramp_epochs": 2})
     )
     assert steps == epochs != estimated(tmp_path, capsys, rule="consistent")["T_score"]
+
+
+@pytest.mark.parametrize("rate_of", ["samples", "interactions"])
+@pytest.mark.parametrize("rule", ["paper", "joint"])
+@pytest.mark.parametrize("objective", ["bpr", "bce"])
+@pytest.mark.parametrize("lifetime", [1, 3])
+def test_a_run_asks_about_as_many_items(
+    tmp_path: Path, capsys: Any, objective: str, rule: str, rate_of: Any, lifetime: int
+) -> None:
+    """A run of two epochs has one with candidates, as a variance needs two predictions."""
+    data = catalog(negative_lifetime=lifetime)
+    method = Method(pruning={"max_drop_rate": 0.2, "ramp_iterations": 1, "rate_of": rate_of}, rule=rule)
+    quiet(tmp_path, *method.without_updates, max_epochs=2).fit(playback(data, 2, objective), data)
+    pruning = VariancePruning(0.2, 1, 0.6, rate_of=rate_of)
+    expected = estimated(
+        tmp_path, capsys, pruning=pruning, rule=rule, epochs=1, objective=objective, lifetime=lifetime
+    )["T_score"][0]
+    assert len(method.scorer.pairs) == pytest.approx(expected, rel=0.1)
 
 
 def test_what_it_needs(tmp_path: Path) -> None:
