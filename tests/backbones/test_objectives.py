@@ -249,7 +249,7 @@ def test_popularity_needs_interactions_to_count() -> None:
     data = catalog()
     data.prepare_data()
     data.setup("fit")
-    from llmhd_pl.datamodules.base import TrainBatches
+    from llmhd_pl.datamodules.train_batches import TrainBatches
 
     with pytest.raises(RuntimeError, match=r"MF needs the training interactions.*negatives='shared'"):
         quiet(max_epochs=1).fit(model, TrainBatches(data, lambda: 0))

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from llmhd_pl.callbacks import DoubleCorrection
-from llmhd_pl.datamodules.base import TrainBatches
+from llmhd_pl.datamodules.train_batches import TrainBatches
 
 
 def by_hand(losses: Tensor, orders: list[list[Tensor]], epochs: int) -> tuple[Tensor, list[int]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 from llmhd_pl.backbones import MF, LightGCN
 from llmhd_pl.callbacks import DoubleCorrection, Oracle, ReweightedLoss, SampleRecorder, TruncatedLoss
 from llmhd_pl.datamodules import SyntheticCatalog
-from llmhd_pl.datamodules.base import TrainBatches
+from llmhd_pl.datamodules.train_batches import TrainBatches
 
 
 def batches(data: SyntheticCatalog, epochs: int) -> list[tuple[int, Tensor]]:
