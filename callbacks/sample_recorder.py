@@ -167,8 +167,8 @@ class SampleRecorder(HeldTrainer):
                 raise TypeError(
                     f"{type(pl_module).__name__} cannot be denoised yet. Either let it inherit "
                     "llmhd_pl.SampleWeights and multiply its un-reduced losses by "
-                    "self.sample_weights(batch, losses), or multiply them by a weight in the batch and name it with "
-                    "SampleRecorder(weight_key=...)."
+                    "self.sample_weights(batch, losses), or multiply them by a weight in the batch and name it by "
+                    "weight_key=... of SampleRecorder or of the method."
                 )
             if self.sample_key != "sample":
                 pl_module.sample_key = self.sample_key

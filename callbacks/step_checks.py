@@ -28,7 +28,8 @@ def check_ends(trainer: Trainer) -> None:
     if math.isinf(trainer.num_training_batches) and trainer.max_steps != -1:
         raise RuntimeError(
             "The training data has no length and the run ends after max_steps, so a decision at the epoch's end "
-            "would come after the last step. Set SampleRecorder(decide_every=...), in optimiser steps."
+            "would come after the last step. Set decide_every=... of SampleRecorder or of the method, in optimiser "
+            "steps."
         )
 
 
@@ -52,7 +53,7 @@ def check_batch(batch: Any, sample_key: Key) -> tuple[Tensor, Tensor | None]:
             f"The training batch has no {missing}{'' if negative is not None else ' and no negative'}. SampleRecorder "
             "needs a dict with the number of each row's training interaction ('sample') and, where there is one, the "
             "sampled item ('negative'), int64 [B]; for sequences 'sample' is [B, L]. Name it by "
-            "SampleRecorder(sample_key=...), or give it: sample_weights(batch, losses, sample=...)."
+            "sample_key=... of SampleRecorder or of the method, or give it: sample_weights(batch, losses, sample=...)."
         )
     if not isinstance(sample, Tensor) or sample.dtype != torch.int64:
         kind = getattr(sample, "dtype", type(sample).__name__)
@@ -142,7 +143,7 @@ def check_labels(batch: Any, sample: Tensor, known: Tensor | None = None) -> Non
         if known is None and bool((labels == 0).any()):
             raise RuntimeError(
                 f"batch[{name!r}] has labels of 0 and 1, but without labels every sample is judged as a like. Give "
-                "them, one for each training sample: SampleRecorder(labels=...), or the method's labels=..."
+                "them, one for each training sample: labels=... of SampleRecorder or of the method."
             )
         if known is not None and bool((differs := labels.cpu() != known[rows.cpu()]).any()):
             row = int(differs.nonzero()[0])

@@ -76,8 +76,8 @@ class WeightInBatch:
             raise RuntimeError(
                 f"{name} did not use {named(self.key)}, so that nothing "
                 "that is decided would have an effect. Multiply the un-reduced losses by it, or give the name of "
-                "the weight that it multiplies by: SampleRecorder(weight_key=...). Within torch.compile it is not "
-                "seen: multiply outside, or let the module inherit llmhd_pl.SampleWeights."
+                "the weight that it multiplies by: weight_key=... of SampleRecorder or of the method. Within "
+                "torch.compile it is not seen: multiply outside, or let the module inherit llmhd_pl.SampleWeights."
             )
         other = "or let the module inherit llmhd_pl.SampleWeights, which is shown the losses."
         if not products.reached:

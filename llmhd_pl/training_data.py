@@ -70,7 +70,10 @@ def training_samples(
     if "users" in given:
         users, items = given["users"], given["items"]
     else:
-        remedy = "Use a data module of llmhd_pl, or SampleRecorder(users=..., items=...), one entry per sample."
+        remedy = (
+            "Use a data module of llmhd_pl, or give users=... and items=... of SampleRecorder or of the method, one "
+            "entry per sample."
+        )
         users, items = training_interactions(trainer, owner, remedy)
     labels, noise = given.get("labels"), given.get("noise")
     if "users" not in given:

@@ -196,7 +196,9 @@ def test_a_trainer_without_a_data_module(tmp_path: Path) -> None:
         recorder = SampleRecorder(users=users, items=items)
         quiet(tmp_path, recorder).fit(Mixed(), loader)
         assert recorder.items.dtype == torch.int64 and recorder.items.tolist() == [4, 5, 3]
-    with pytest.raises(RuntimeError, match=r"no train_users.*SampleRecorder\(users=\.\.\., items=\.\.\.\)"):
+    with pytest.raises(
+        RuntimeError, match=r"no train_users.*users=\.\.\. and items=\.\.\. of SampleRecorder or of the method"
+    ):
         quiet(tmp_path, SampleRecorder()).fit(Mixed(), loader)
 
 
