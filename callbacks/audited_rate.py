@@ -47,8 +47,8 @@ def audited_rate(trainer: Trainer, callback: Callback, recorder: SampleRecorder,
             stacklevel=2,
         )
         return 0.0
-    dropped = share.share if right is None else suspicious(found, right).sum() / share.size  # of the judged ones
-    rate = float(dropped * found.judgeable / len(users))
+    number = share.share * found.judgeable if right is None else found.weights[suspicious(found, right)].sum()
+    rate = float(number / len(users))
     rank_zero_info(
         f"The audit sets the drop rate to {rate:.3f}: {share.share:.1%} ({share.low:.1%} to {share.high:.1%}) of "
         f"{share.size:,} judged interactions look like chance, and {found.judgeable:,} of {len(users):,} can be judged."

@@ -50,7 +50,7 @@ def tail(references: int) -> float:
     return max(1, round(TAIL * (references + 1))) / (references + 1)
 
 
-def share_of_chance(p: np.ndarray, width: float = TAIL) -> float:
+def share_of_chance(p: np.ndarray, width: float = TAIL, weights: np.ndarray | None = None) -> float:
     """Return Storey's estimate of the share of interactions by chance: those in the tail, divided by its width.
 
     It is an upper bound: whatever else has such p-values counts too. The better the judge, the less there is of that.
@@ -58,14 +58,15 @@ def share_of_chance(p: np.ndarray, width: float = TAIL) -> float:
     Args:
         p: The p-values, [n], without NaN.
         width: The width of the tail.
+        weights: How many interactions each stands for, [n], above 0; None is one.
 
     Returns:
         0 to 1; NaN without p-values.
     """
-    return min(1.0, float((p > 1 - width).mean()) / width) if len(p) else float("nan")
+    return min(1.0, float(np.average(p > 1 - width, weights=weights)) / width) if len(p) else float("nan")
 
 
-def slope(p: np.ndarray, width: float = TAIL) -> tuple[float, float]:
+def slope(p: np.ndarray, width: float = TAIL, weights: np.ndarray | None = None) -> tuple[float, float]:
     """Return by how much the density of the p-values still falls before the tail, and the standard error of that.
 
     If all p-values near 1 are chance, it is flat there. If it still falls, the judge has not recognised everything that
@@ -74,15 +75,24 @@ def slope(p: np.ndarray, width: float = TAIL) -> tuple[float, float]:
     Args:
         p: The p-values, [n], without NaN.
         width: The width of the tail.
+        weights: As for ``share_of_chance``.
     """
     if not len(p):
         return float("nan"), float("nan")
-    in_tail, before = ((p > 1 - width).mean(), ((p > 1 - 2 * width) & (p <= 1 - width)).mean())
-    return float(before - in_tail) / width, float(np.sqrt((before + in_tail) / len(p))) / width
+    weights = np.ones(len(p)) if weights is None else weights
+    in_tail = np.average(p > 1 - width, weights=weights)
+    before = np.average((p > 1 - 2 * width) & (p <= 1 - width), weights=weights)
+    number = weights.sum() ** 2 / (weights**2).sum()  # of interactions of the same weight that say as much
+    return float(before - in_tail) / width, float(np.sqrt((before + in_tail) / number)) / width
 
 
 def intervals(
-    users: np.ndarray, p: np.ndarray, groups: np.ndarray, width: float = TAIL, seed: int = 0
+    users: np.ndarray,
+    p: np.ndarray,
+    groups: np.ndarray,
+    width: float = TAIL,
+    seed: int = 0,
+    weights: np.ndarray | None = None,
 ) -> NDArray[np.float64]:
     """Return 95 % intervals of the share of chance in groups, by drawing users with replacement (bootstrap).
 
@@ -92,13 +102,15 @@ def intervals(
         groups: Whether each interaction is in each group, bool [n, groups].
         width: The width of the tail.
         seed: The seed of the draws.
+        weights: As for ``share_of_chance``.
 
     Returns:
         The 2.5th and the 97.5th percentile for each group, [groups, 2]; if all draws are alike, as where no p-value
         is in the tail, the exact interval of a share of so many users. NaN for an empty group.
     """
     names, user = np.unique(users, return_inverse=True)
-    columns = [(p > 1 - width)[:, None] & groups, groups]
+    groups_of = groups if weights is None else groups * weights[:, None]
+    columns = [(p > 1 - width)[:, None] * groups_of, groups_of]
     counts = np.concatenate(
         [np.stack([np.bincount(user, column, len(names)) for column in some.T], axis=1) for some in columns], axis=1
     )
@@ -114,12 +126,13 @@ def intervals(
     return ends.clip(max=1)
 
 
-def preferred(scores: np.ndarray, references: np.ndarray) -> float:
+def preferred(scores: np.ndarray, references: np.ndarray, weights: np.ndarray | None = None) -> float:
     """Return how often a judge prefers the user of an interaction to another user; a tie counts half.
 
     Args:
         scores: The score of each interaction, [n]; NaN is no answer.
         references: The scores of its item for other users, [n, references]; NaN is no answer.
+        weights: As for ``share_of_chance``.
 
     Returns:
         The mean over the interactions, 0 to 1; NaN if there is nothing to compare.
@@ -127,10 +140,11 @@ def preferred(scores: np.ndarray, references: np.ndarray) -> float:
     number = (~np.isnan(references)).sum(axis=1)
     won = (references < scores[:, None]).sum(axis=1) + (references == scores[:, None]).sum(axis=1) / 2
     there = (number > 0) & ~np.isnan(scores)
-    return float((won[there] / number[there]).mean()) if there.any() else float("nan")
+    weights = np.ones(len(scores)) if weights is None else weights
+    return float(np.average(won[there] / number[there], weights=weights[there])) if there.any() else float("nan")
 
 
-def chance(p: np.ndarray, share: float) -> Floats:
+def chance(p: np.ndarray, share: float, weights: np.ndarray | None = None) -> Floats:
     """Return the probability that each interaction came about by chance, given its p-value.
 
     It is the density of chance, which is the share, divided by the density of all p-values. The latter is a histogram
@@ -139,6 +153,7 @@ def chance(p: np.ndarray, share: float) -> Floats:
     Args:
         p: The p-values, [n], without NaN.
         share: The share of chance.
+        weights: As for ``share_of_chance``.
 
     Returns:
         float64 [n], 0 to 1, which never falls when p rises.
@@ -148,7 +163,7 @@ def chance(p: np.ndarray, share: float) -> Floats:
     if not len(p):
         return np.empty(0)
     place = np.minimum((p * BINS).astype(int), BINS - 1)
-    counted = np.bincount(place, minlength=BINS) * BINS / len(p)
+    counted = np.bincount(place, weights, minlength=BINS) * BINS / (len(p) if weights is None else weights.sum())
     density = isotonic_regression(counted, increasing=False)
     probability: Floats = np.minimum(1.0, share / np.maximum(density, 1e-12))[place]
     return probability

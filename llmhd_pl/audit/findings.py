@@ -58,6 +58,8 @@ class Audit:
         can_tell: Whether the judge tells them apart well enough for the share to mean something.
         judgeable: The number of interactions that the share speaks of: those that were judged, or, if the judge was
             asked about a sample, an estimate of how many would have been.
+        weights: How many interactions each judged one stands for, float64 [n]: one, or more if the judge was asked
+            about a sample; 0 for those that were not asked about.
         groups: The share by popularity of the items and by activity of the users.
         cuts: What to expect of several bounds, from the fewest dropped interactions to the most.
         advice: What all of this means, in sentences, the most important one first.
@@ -74,6 +76,7 @@ class Audit:
     auc: float
     can_tell: bool
     judgeable: int
+    weights: np.ndarray
     groups: list[Share] = field(default_factory=list)
     cuts: list[Cut] = field(default_factory=list)
     advice: list[str] = field(default_factory=list)

@@ -20,6 +20,8 @@ NEIGHBOURS = 100
 ASKED_ALL = 20
 """The references of an interaction, if the judge costs nothing."""
 
+_REDRAWN = 10
+"""How often a reference is drawn again that has the item. A user of an item that nearly everybody has needs it."""
 AT_ONCE = 4_000_000
 """The references that are scored at once, which takes about a gigabyte."""
 
@@ -34,14 +36,13 @@ class Judged:
         scores: The score of each interaction, 1 to 10, float32 [n]; NaN is no answer.
         references: The scores of the same item for other users, who do not have it, float32 [n, references]; NaN is no
             answer.
-        asked: The number of interactions that the judge was asked about.
-        askable: The number that it could be asked about, of which these are a sample.
+        weights: How many of the interactions that the judge could be asked about each one stands for, float64 [n]; 0
+            for those that it was not asked about.
     """
 
     scores: Floats
     references: Floats
-    asked: int
-    askable: int
+    weights: NDArray[np.float64]
 
 
 def judge(
@@ -58,7 +59,8 @@ def judge(
     from interactions (``Scorer.learns``), the users are divided into ``FOLDS``, and each fold is judged after the
     others were learned from, its references among itself: a model would recognise what it has seen. If it does not
     leave the judged item out of a preference (``Scorer.leaves_out``), one interaction of each user is judged, by a
-    preference formed from the others. Afterwards the judge is prepared with the last fold's interactions.
+    preference formed from the others; it stands for all of this user's. Afterwards the judge is prepared with the last
+    fold's interactions.
 
     Args:
         scorer: The judge.
@@ -79,21 +81,28 @@ def judge(
     rows = rng.permutation(np.flatnonzero(described[numbers]))  # without text there is nothing to ask
     if not scorer.leaves_out:
         rows = rows[np.bincount(users)[users[rows]] > 1]
-    askable = len(rows)
-    if not scorer.leaves_out:
-        rows = rows[np.unique(users[rows], return_index=True)[1]]
-        rows = rng.permutation(rows)
-    rows = np.sort(rows[:sample])
+    weights = np.zeros(len(users))
+    if scorer.leaves_out:
+        weights[rows[:sample]] = len(rows) / max(1, len(rows[:sample]))
+    else:
+        drawn, stands_for = _one_of_each_user(rows, users, sample, rng)
+        weights[drawn] = stands_for
+    rows = np.flatnonzero(weights)
     asking = _Asking(scorer, items, interactions, rows, rng)
+    again = np.random.default_rng([seed, 0xA0D2])
     scores, beside = np.full(len(users), np.nan, np.float32), np.full((len(users), references), np.nan, np.float32)
-    found = Judged(scores, beside, len(rows), askable)
+    found = Judged(scores, beside, weights)
     for members in asking.folds():
         chosen = rows[members[users[rows]]]
         found.scores[chosen] = asking.scores(users[chosen], numbers[chosen])
         chosen = chosen[~np.isnan(found.scores[chosen])]
         for some in np.array_split(chosen, 1 + len(chosen) * references // AT_ONCE):
-            others, asked = asking.draw(users[some], references), numbers[some][:, None].repeat(references, 1)
+            others, asked = asking.draw(users[some], references, rng), numbers[some][:, None].repeat(references, 1)
             free = ~asking.has(others, asked)
+            for _ in range(_REDRAWN):  # those who have the item are no reference
+                rows_left, places = np.nonzero(~free)
+                others[rows_left, places] = asking.draw(users[some][rows_left], 1, again)[:, 0]
+                free[rows_left, places] = ~asking.has(others[rows_left, places], asked[rows_left, places])
             answers = np.full(free.shape, np.nan, np.float32)
             answers[free] = asking.scores(others[free], asked[free])
             found.references[some] = answers
@@ -155,15 +164,47 @@ class _Asking:
         pairs = torch.from_numpy(np.stack([users, numbers], axis=1))
         return check_scores(self._scorer, self._scorer.score(self._preferences, pairs), pairs).numpy()
 
-    def draw(self, users: np.ndarray, references: int) -> np.ndarray:
+    def draw(self, users: np.ndarray, references: int, rng: np.random.Generator) -> np.ndarray:
         """Draw so many users of the fold for each user, known to the judge by as many items, [n, references]."""
         width = min(2 * NEIGHBOURS + 1, len(self._members))
         sizes = self._activity[self._members]
         # One that leaves the item out knows a user by one item fewer than it knows a reference of the same activity.
         size = _nearest(self._activity[users] - self._scorer.leaves_out, np.unique(sizes))
         low, high = (np.searchsorted(sizes, size, side) for side in ("left", "right"))
-        first = (self._rng.integers(low, high) - NEIGHBOURS).clip(0, len(self._members) - width)
-        return np.asarray(self._members[first[:, None] + self._rng.integers(width, size=(len(users), references))])
+        first = (rng.integers(low, high) - NEIGHBOURS).clip(0, len(self._members) - width)
+        return np.asarray(self._members[first[:, None] + rng.integers(width, size=(len(users), references))])
+
+
+def _one_of_each_user(
+    rows: np.ndarray, users: np.ndarray, sample: int | None, rng: np.random.Generator
+) -> tuple[np.ndarray, NDArray[np.float64]]:
+    """Draw one interaction of each user, or of so many users: the more interactions a user has, the likelier.
+
+    Users are drawn systematically (Madow, "On the theory of systematic sampling, II", 1949), so that all interactions
+    but those of the most active users are equally likely.
+
+    Args:
+        rows: The interactions that can be drawn, in a random order.
+        users: The user of each interaction.
+        sample: The number of users; None is all.
+        rng: Draws.
+
+    Returns:
+        The interactions, and how many each stands for.
+    """
+    who, first, number = np.unique(users[rows], return_index=True, return_counts=True)
+    likely = np.ones(len(who))
+    certain = np.full(len(who), sample is None or sample >= len(who))
+    while sample is not None and not certain.all():
+        likely[~certain] = number[~certain] * (sample - certain.sum()) / number[~certain].sum()
+        if not (likely[~certain] > 1).any():
+            break
+        certain |= likely > 1
+        likely[certain] = 1
+    order = rng.permutation(len(who))
+    ends = likely[order].cumsum() + rng.random()
+    chosen = order[np.floor(ends) > np.floor(ends - likely[order])]
+    return rows[first[chosen]], number[chosen] / likely[chosen]
 
 
 def _nearest(wanted: np.ndarray, there: np.ndarray) -> np.ndarray:

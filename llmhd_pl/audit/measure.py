@@ -67,26 +67,28 @@ def audit(
     users, numbers = np.asarray(users, np.int64), np.asarray(numbers, np.int64)
     judged = judge(scorer, items, np.stack([users, numbers], axis=1), sample, references, seed)
     p = p_values(judged.scores, judged.references, seed)
+    p[(~np.isnan(judged.references)).sum(axis=1) < FEWEST_REFERENCES] = np.nan
     there = ~np.isnan(p)
     if not there.any():
         raise ValueError(
             f"{type(scorer).__name__} has no score for any of {len(users):,} interactions that can be compared with "
-            "another user's. Users need at least two items with text, and items other users without them."
+            f"{FEWEST_REFERENCES} other users'. Users need at least two items with text, and items other users without "
+            "them."
         )
-    known, width = p[there], tail(judged.references.shape[1])
+    known, weights, width = p[there], judged.weights[there], tail(judged.references.shape[1])
     masks, names = _groups(users, numbers, there)
-    ends = intervals(users[there], known, masks, width, seed)
+    ends = intervals(users[there], known, masks, width, seed, weights)
     shares = [
-        Share(group, int(mask.sum()), share_of_chance(known[mask], width), float(low), float(high))
+        Share(group, int(mask.sum()), share_of_chance(known[mask], width, weights[mask]), float(low), float(high))
         for group, mask, (low, high) in zip(names, masks.T, ends, strict=True)
     ]
-    auc = preferred(judged.scores, judged.references)
-    falls, error = slope(known, width)
+    auc = preferred(judged.scores[there], judged.references[there], weights)
+    falls, error = slope(known, width, weights)
     can_tell = auc >= SURE and falls <= FLAT + 2 * error
     if not can_tell:  # genuine interactions may make up all of it
         shares = [Share(some.name, some.size, some.share, 0.0, some.high) for some in shares]
     probability = np.full(len(users), np.nan)
-    probability[there] = chance(known, shares[0].share)
+    probability[there] = chance(known, shares[0].share, weights)
     cuts = [Cut(*cut_at(known, probability[there], right)) for right in RIGHT]
     found = Audit(
         data=name,
@@ -99,7 +101,8 @@ def audit(
         share=shares[0],
         auc=auc,
         can_tell=can_tell,
-        judgeable=round(len(known) / judged.asked * judged.askable),
+        judgeable=round(weights.sum()),
+        weights=judged.weights,
         groups=shares[1:],
         cuts=[cut for number, cut in enumerate(cuts) if cut.dropped and cut not in cuts[:number]],
     )

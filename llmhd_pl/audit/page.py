@@ -110,7 +110,9 @@ def one_in(share: float) -> str:
 
 def _histogram(audit: Audit) -> dict[str, Any]:
     """How many p-values lie in each bin. Those of chance are spread evenly: each bin holds the same number of them."""
-    counts, _ = np.histogram(audit.p_values[~np.isnan(audit.p_values)], bins=BINS, range=(0, 1))
+    judged = ~np.isnan(audit.p_values)
+    weights = audit.weights[judged] / audit.weights[judged].mean()  # as the share counts them
+    counts = np.rint(np.histogram(audit.p_values[judged], BINS, (0, 1), weights=weights)[0]).astype(int)
     share = audit.share
     known = not np.isnan([share.share, share.low, share.high]).any()
     chance, low, high = (

@@ -50,7 +50,20 @@ def audit_of(data: InteractionDataModule, chance: dict[Pair, float] | np.ndarray
     scores = np.where(np.isnan(chances), np.nan, 5).astype(np.float32)
     p_values = np.where(np.isnan(chances), np.nan, 0.5)
     share = Share("all", len(users), 0.1, 0.0, 0.2)
-    return Audit("somewhere", "LexicalScorer", users, items, scores, p_values, chances, share, 0.8, True, len(users))
+    return Audit(
+        "somewhere",
+        "LexicalScorer",
+        users,
+        items,
+        scores,
+        p_values,
+        chances,
+        share,
+        0.8,
+        True,
+        len(users),
+        np.ones(len(users)),
+    )
 
 
 def pairs_of(data: InteractionDataModule) -> list[Pair]:
@@ -737,7 +750,7 @@ def sleep(number):
 os.fsync = sleep
 one = np.ones(len(data.train_users))
 users, items = data.train_users.numpy(), data.train_items.numpy()
-audit = Audit("", "", users, items, one.astype("float32"), one, one, Share("", 1, 1, 1, 1), 1, True, 1)
+audit = Audit("", "", users, items, one.astype("float32"), one, one, Share("", 1, 1, 1, 1), 1, True, 1, one)
 write_clean_copy(Path(sys.argv[2]), audit, data)
 """
 

@@ -4,6 +4,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import Tensor
 
 from llmhd_pl import LexicalScorer, SyntheticCatalog
@@ -38,10 +40,12 @@ def interactions(planted: float) -> tuple[np.ndarray, np.ndarray]:
 class Knowing(Scorer):
     """Knows every taste, or nothing; remembers what it was asked and told."""
 
-    def __init__(self, knows: bool = True, learns: bool = False, leaves_out: bool = True, costs: bool = False) -> None:
+    def __init__(
+        self, knows: bool = True, learns: bool = False, leaves_out: bool = True, costs: bool = False, seed: int = 0
+    ) -> None:
         self.knows, self.learns, self.leaves_out = knows, learns, leaves_out
         self.usage = Usage() if costs else None
-        self.rng = np.random.default_rng(0)
+        self.rng = np.random.default_rng(seed)
         self.prepared: list[set[tuple[int, int]]] = []
         self.asked: list[tuple[int, int, int]] = []  # the round, the user, the item
         self.told: dict[int, list[int]] = {}
@@ -69,7 +73,7 @@ class Knowing(Scorer):
 @pytest.mark.parametrize("planted", [0.0, 0.15, 0.4])
 def test_a_judge_that_knows_finds_the_planted_share(planted: float) -> None:
     pairs, _ = interactions(planted)
-    several = [audit(Knowing(), TEXTS, *pairs.T, references=60, seed=seed) for seed in range(5)]
+    several = [audit(Knowing(seed=seed), TEXTS, *pairs.T, references=60, seed=seed) for seed in range(5)]
     found = several[0]
     # A random item may be of its user's topic, and this is no noise to anybody. Of the others, such a share is expected
     # in the tail as other users without the item are of another topic.
@@ -133,6 +137,82 @@ def test_a_judge_that_counts_its_questions_is_asked_about_a_sample() -> None:
     assert audit(judging, TEXTS, *pairs.T).share.size == 500
     assert len(judging.asked) <= 500 * 5
     assert audit(Knowing(), TEXTS, *pairs.T, sample=70).share.size == 70
+
+
+@pytest.mark.parametrize("sample", [None, 300])
+def test_one_interaction_of_each_user_stands_for_all_of_theirs(sample: int | None) -> None:
+    """Half of what inactive users have is noise, and nothing of what active ones have, which is most."""
+    sizes = np.repeat([6, 45], [600, 60])
+    users = np.repeat(np.arange(660), sizes)
+    rng = np.random.default_rng(5)
+    global TASTE
+    kept, TASTE = TASTE, np.arange(660) % 4
+    try:
+        of_taste = [rng.permutation(np.flatnonzero(taste == TOPIC)) for taste in range(4)]
+        items = np.concatenate(
+            [
+                np.r_[rng.permutation(of_taste[user % 4])[: size - 3], rng.permutation(of_taste[(user + 1) % 4])[:3]]
+                if size == 6
+                else rng.permutation(of_taste[user % 4])[:size]
+                for user, size in enumerate(sizes)
+            ]
+        )
+        noise = (TASTE[users] != TOPIC[items]).mean()
+        found = [
+            audit(Knowing(leaves_out=False, seed=seed), TEXTS, users, items, sample=sample, seed=seed)
+            for seed in range(30)
+        ]
+    finally:
+        TASTE = kept
+    number = 660 if sample is None else sample
+    assert [(some.share.size, some.judgeable) for some in found] == 30 * [(number, len(users))]
+    assert [(some.weights > 0).sum() for some in found] == 30 * [number]
+    shares = [some.share.share for some in found]
+    # Of the others, three quarters have another taste than that of the item: an unfitting item is so much likelier in
+    # the tail than by chance.
+    assert np.mean(shares) == pytest.approx(noise / 0.75, abs=4 * np.std(shares) / 30**0.5)
+    assert noise == 600 * 3 / 6300 and np.std(shares) < 0.2
+
+
+def test_an_item_that_nearly_everybody_has_is_judged_beside_as_many_others() -> None:
+    rng = np.random.default_rng(0)
+    sizes = [10 + (user % 20 == 0) for user in range(USERS)]  # with item 0, all have 11
+    pairs = {(user, int(item)) for user in range(USERS) for item in 1 + rng.permutation(ITEMS - 1)[: sizes[user]]}
+    pairs |= {(user, 0) for user in range(USERS) if user % 20}  # item 0: all but a twentieth of the users
+    table = np.array(sorted(pairs))
+    judging = Knowing()
+    judged = judge(judging, TEXTS, table)
+    number = (~np.isnan(judged.references)).sum(axis=1)
+    assert number[table[:, 1] > 0].min() == 20
+    # One of 20 draws finds somebody without the item; each of 20 references has 11 of them.
+    expected = 20 * (1 - 0.95**11)
+    assert number[table[:, 1] == 0].mean() == pytest.approx(expected, abs=0.5)
+    beside = {user for _, user, item in judging.asked[len(table) :] if item == 0}
+    assert beside == set(range(0, USERS, 20))  # nobody who has the item
+
+
+def test_without_enough_others_to_compare_with_nothing_is_said() -> None:
+    pairs, _ = interactions(0.1)
+    others = pairs[pairs[:, 1] > 0]
+    everybody = np.stack([np.arange(USERS), np.zeros(USERS, int)], axis=1)
+    found = audit(Knowing(), TEXTS, *np.concatenate([others, everybody]).T)
+    assert np.isnan(found.p_values[found.items == 0]).all()
+    assert found.share.size == len(others)
+
+
+@given(st.lists(st.integers(2, 30), min_size=5, max_size=12), st.integers(2, 11), st.integers(0, 2**16))
+def test_every_interaction_is_as_likely_to_be_drawn_and_together_they_stand_for_all(
+    sizes: list[int], sample: int, seed: int
+) -> None:
+    users = np.repeat(np.arange(len(sizes)), sizes)
+    items = np.concatenate([np.arange(size) for size in sizes])
+    judged = judge(Knowing(leaves_out=False), TEXTS, np.stack([users, items], axis=1), sample, 3, seed)
+    drawn = judged.weights > 0
+    assert len(np.unique(users[drawn])) == drawn.sum() == min(sample, len(sizes))
+    assert judged.weights.sum() == pytest.approx(len(users))
+    # A user who must be drawn stands for their own interactions, all others for as many each.
+    own = judged.weights[drawn] == np.array(sizes)[users[drawn]]
+    assert len(np.unique(judged.weights[drawn][~own].round(6))) <= 1
 
 
 def test_references_are_about_as_active() -> None:

@@ -60,7 +60,13 @@ def made(
     people = len(users) if users else int(train[:, 0].max()) + 1
     interactions = Interactions("Shop", people, len(titles), train, none, none, items, **names)
     arrays = train[:, 0].numpy(), train[:, 1].numpy(), (10 - 9 * p).astype(np.float32), p, p / 2
-    given: dict[str, Any] = {"share": ALL, "auc": 0.8, "can_tell": True, "judgeable": len(p)}
+    given: dict[str, Any] = {
+        "share": ALL,
+        "auc": 0.8,
+        "can_tell": True,
+        "judgeable": len(p),
+        "weights": np.ones(len(p)),
+    }
     return Audit("Shop", "LexicalScorer", *arrays, **given | more), interactions
 
 

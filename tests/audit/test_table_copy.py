@@ -37,7 +37,20 @@ def audit_of(data: TableData) -> Audit:
     scores = np.where(np.isnan(chance), np.nan, 5).astype(np.float32)
     share = Share("all", len(users), 0.1, 0.0, 0.2)
     p_values = np.where(np.isnan(chance), np.nan, 0.5)
-    return Audit("somewhere", "LexicalScorer", users, items, scores, p_values, chance, share, 0.8, True, len(users))
+    return Audit(
+        "somewhere",
+        "LexicalScorer",
+        users,
+        items,
+        scores,
+        p_values,
+        chance,
+        share,
+        0.8,
+        True,
+        len(users),
+        np.ones(len(users)),
+    )
 
 
 def of(given: Any, **arguments: Any) -> TableData:

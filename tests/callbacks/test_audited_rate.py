@@ -122,14 +122,14 @@ def test_a_run_that_is_resumed_keeps_its_rate_and_asks_no_more(tmp_path: Path) -
 
 
 def test_other_interactions_are_audited_anew(tmp_path: Path) -> None:
-    data, other = shop(), catalog(misclick_share=0.0, noise_ratio=0.4, seed=1)
+    data, other = shop(), catalog(misclick_share=0.0, seed=1)  # nothing is planted in the other one
     judge = Sure(data)
     callbacks = list(LLMHD(judge, drop_rate="auto"))
     quiet(tmp_path, *callbacks).fit(model(data), data)
     first = pruning(callbacks).max_drop_rate
     judge.right = Sure(other).right
     quiet(tmp_path, *callbacks).fit(model(other), other)
-    assert pruning(callbacks).max_drop_rate > first
+    assert pruning(callbacks).max_drop_rate < first / 2
 
 
 def test_two_processes_drop_what_one_drops_after_one_audit(tmp_path: Path) -> None:
