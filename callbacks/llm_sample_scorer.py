@@ -209,11 +209,14 @@ class LLMSampleScorer(EpochEndCallback):
             warnings.warn(f"LLMSampleScorer: {message}", stacklevel=3)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write ``judgements.jsonl``, and refuse a run in which no pair was scored."""
+        """Write ``judgements.jsonl``."""
         try:
             self._write_judgements(trainer)
         except OSError as error:
             self._warn(str(error))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a run in which no pair was scored, also one that is resumed when no epoch is left."""
         budget = self.scorer.budget
         if not self._scored and not (budget is not None and budget.exhausted):
             message = doubts.nothing_scored(self._asked, self.scorer.refused)
@@ -248,7 +251,8 @@ class LLMSampleScorer(EpochEndCallback):
         """Return preferences, scores and usage of all processes. Lightning calls it on every process at once."""
         if self._trainer is None:
             return {}  # nothing was trained
-        return self.judgements.merged(gathered(self._trainer, self.judgements.own)) | {"judge": identity(self.scorer)}
+        judge = {"judge": identity(self.scorer), "pairs": self._asked}
+        return self.judgements.merged(gathered(self._trainer, self.judgements.own)) | judge
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over a checkpoint; of another judge's, only what has been used."""
@@ -265,6 +269,7 @@ class LLMSampleScorer(EpochEndCallback):
                 state_dict = state_dict | {name: said[name] for name in ("preferences", "scores", "asked")}
             self.judgements.load_state_dict(state_dict, self._trainer.global_rank, self._trainer.world_size)
             self._scored |= not bool(state_dict["scores"].isnan().all())
+            self._asked += state_dict.get("pairs", 0)  # what was refused for having no score at all, is again
 
 
 def _check_texts(texts: Any) -> None:

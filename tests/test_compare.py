@@ -557,6 +557,7 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))
     assert done.returncode != 0
     assert "1 of 2 runs failed" in done.stderr
+    assert "It ends with: RuntimeError: VariancePruning" in " ".join(done.stdout.split())
     folder = folder_of(tmp_path / "grid.yaml", "wrong-lightgcn-noise0.1-seed0")
     assert "SampleRecorder" in (folder / "log.txt").read_text()
     (record,) = records.read(tmp_path / "out" / "grid.jsonl")
@@ -590,6 +591,13 @@ def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
         ({"methods": ["BPR"]}, ": methods is .*; it must map names to"),
         ({"methods": {"BPR": 3}}, ": methods, BPR, has 3, which is not a text or a mapping"),
         ({"processes": 0}, ": processes is 0; it must be"),
+        (
+            {"arguments": ["--data.noise_ratio", "0.2"]},
+            ": noise_ratio is set to '0.2', but a grid .* into noise_ratios",
+        ),
+        ({"arguments": ["--seed_everything=9"]}, ": seed_everything is set to '9', but a grid .* it into seeds"),
+        ({"methods": {"BPR": {"data": {"init_args": {"noise_ratio": 0.3}}}}}, ": noise_ratio is set to 0.3, but"),
+        ({"base": ["quickstart", {"seed_everything": 5}]}, ": seed_everything is set to 5, but a grid sets it"),
     ],
 )
 def test_a_wrong_grid_is_refused_by_file_and_key(tmp_path: Path, changes: dict[str, Any], error: str) -> None:
@@ -628,6 +636,8 @@ def test_the_summary_has_means_deviations_and_a_paired_test() -> None:
     assert ours["valid ndcg@10"] == ".2000"
     assert ours["chosen epochs"] == "3, 3, 3" and ours["seeds"] == "3"
     assert "best epochs" not in ours
+    for left_out, common in (([1, 5], "+21.0% (1 of 2 seeds)"), ([2], "+20.0% (2 of 3 seeds)")):
+        assert compare.summary(table.drop(left_out), "plain").to_dict("records")[1]["gain"] == common
 
 
 def test_only_the_zero_before_a_point_is_left_out() -> None:

@@ -2,9 +2,9 @@
 
 Every run of a grid is a normal ``llmhd fit`` in a folder of its own, ``runs/compare/GRID/RUN``, so that it can be
 inspected, resumed and repeated. A run that ends well adds one line to ``GRID.jsonl`` in the grid's output folder, and
-is not started again: remove the line to repeat it. If the files of the data have changed since, that is an error. A run
-that was interrupted goes on where it was. The tables and the plot show what is finished, also while the rest is
-running.
+is not started again: remove the line to repeat it. If the files of the data have changed since, that is an error; if
+code of your own has, the command says so. A run that was interrupted goes on where it was. The tables and the plot show
+what is finished, also while the rest is running.
 """
 
 import argparse
@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from llmhd_pl.compare.grid import Grid, Run
-from llmhd_pl.compare.records import finished, unfinished
+from llmhd_pl.compare.records import finished, of_other_code, unfinished
 from llmhd_pl.compare.run import execute
 from llmhd_pl.compare.tables import METRICS, show, summary, table, write
 from llmhd_pl.terminal import printable
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments; None takes those of the process.
 
     Raises:
-        SystemExit: If a run fails.
+        SystemExit: If the grid or a file of records is wrong, or a run fails.
     """
     parser = argparse.ArgumentParser(
         "llmhd compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -44,8 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         help="further arguments of every run, after two hyphens; all but --data.data_dir are part of what is compared",
     )
     options = parser.parse_args(arguments)
-    grid = Grid.load(options.config, options.more)
-    missing = [] if options.table else unfinished(grid)
+    try:
+        grid = Grid.load(options.config, options.more)
+        missing = [] if options.table else unfinished(grid)
+        if changed := of_other_code(grid):
+            print(
+                f"Your code has changed since these runs were recorded: {', '.join(changed)}. Their figures are those "
+                f"of the code before. Remove their lines from {grid.output / grid.name}.jsonl to repeat them."
+            )
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
     count = len(grid.runs())
     if not options.table and len(missing) < count:
         print(f"{count - len(missing)} of {count} runs are not started: their records are in {grid.output}.")
@@ -55,7 +63,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         show(short)
         print(f"All columns, and the plot: {grid.output / grid.name}.md, .csv, .tex and .png")
     if failed:
-        raise SystemExit(f"{failed} of {len(missing)} runs failed; start the command again to repeat them.")
+        raise SystemExit(
+            f"{failed} of {len(missing)} runs failed. Started again, the command goes on with them, from their last "
+            "checkpoints if they have any."
+        )
 
 
 def execute_all(grid: Grid, runs: Sequence[Run]) -> int:

@@ -13,9 +13,8 @@ from typing import Any
 import yaml
 
 from llmhd_pl import bundled
-
-Layer = Path | Mapping[str, Any]
-"""What is laid over the configuration below it: a config file, or what a config file would contain."""
+from llmhd_pl.compare.code import class_paths, code_digest
+from llmhd_pl.compare.grid_file import Check, Layer, check_names, check_not_of_the_grid, joined
 
 _REQUIRED = ("output", "base", "methods", "backbones", "noise_ratios", "seeds")
 _DATA_DIR = ("--data.data_dir", "--data.init_args.data_dir")
@@ -90,14 +89,14 @@ class Grid:
         content = yaml.safe_load(text)
         if not isinstance(content, dict):
             raise ValueError(f"{path} is not a grid: it has no keys.")
-        _check_names(yaml.compose(text, yaml.SafeLoader), path)
+        check_names(yaml.compose(text, yaml.SafeLoader), path)
         keys = {field.name for field in fields(cls)} - {"name"}
         for key in _REQUIRED:
             if key not in content:
                 raise ValueError(f"{path}: key {key!r} is missing.")
         for key in sorted(content.keys() - keys):
             raise ValueError(f"{path}: key {key!r} is unknown; the keys are {', '.join(sorted(keys))}.")
-        check = _Check(path)
+        check = Check(path)
         methods, backbones = (check.overlays(key, content[key]) for key in ("methods", "backbones"))
         reference = content.get("reference")
         if reference is not None and reference not in methods:
@@ -106,18 +105,22 @@ class Grid:
         for pair in exclude:
             if pair.get("method") not in methods or pair.get("backbone") not in backbones:
                 raise ValueError(f"{path}: exclude has {pair}, which is no method and backbone of the grid.")
+        given = joined([*check.list_of(str, "arguments", content.get("arguments", [])), *more])
+        base = check.layers("base", content["base"])
+        for layer in (*given, *itertools.chain(base, *methods.values(), *backbones.values())):
+            check_not_of_the_grid(layer, path)
         processes = content.get("processes", 1)
         if not isinstance(processes, int) or processes < 1:
             raise ValueError(f"{path}: processes is {processes!r}; it must be a number of at least 1.")
         return cls(
             name=path.stem,
             output=Path(check.one(str, "output", content["output"])),
-            base=check.layers("base", content["base"]),
+            base=base,
             methods=methods,
             backbones=backbones,
             noise_ratios=tuple(map(float, check.list_of((int, float), "noise_ratios", content["noise_ratios"]))),
             seeds=check.list_of(int, "seeds", content["seeds"]),
-            arguments=_joined([*check.list_of(str, "arguments", content.get("arguments", [])), *more]),
+            arguments=given,
             processes=processes,
             reference=reference,
             exclude=tuple((pair["method"], pair["backbone"]) for pair in exclude),
@@ -169,6 +172,11 @@ class Grid:
                 found.append((name, "", _file_digest(path)))
         return hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16] if found else None
 
+    def code_digest(self, run: Run) -> str | None:
+        """Return a hash of the user's own code that a run loads; None if there is none."""
+        merged, arguments, _ = self._settings(run)
+        return code_digest(*class_paths([merged, *(argument.partition("=")[2] for argument in arguments)]))
+
     def _settings(self, run: Run) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
         """Return the merged configuration, the other arguments, and the arguments of the data module."""
         merged: dict[str, Any] = {}
@@ -188,57 +196,6 @@ class Grid:
             merged = _merge(merged, loaded or {})
             data |= ((loaded or {}).get("data") or {}).get("init_args") or {}
         return merged, arguments, data
-
-
-class _Check:
-    """Checks the values of a grid's file, and names the file and the key of a wrong one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def one(self, kind: Any, key: str, value: Any) -> Any:
-        if not isinstance(value, kind) or isinstance(value, bool):
-            wanted = " or ".join(_NAMES[kind] for kind in (kind if isinstance(kind, tuple) else (kind,)))
-            raise ValueError(f"{self.path}: {key} has {value!r}, which is not {wanted}.")
-        return value
-
-    def list_of(self, kind: Any, key: str, value: Any) -> tuple[Any, ...]:
-        if not isinstance(value, list):
-            raise ValueError(f"{self.path}: {key} is {value!r}; it must be a list.")
-        return tuple(self.one(kind, key, entry) for entry in value)
-
-    def layers(self, key: str, value: Any) -> tuple[Layer, ...]:
-        layers: list[Layer] = []
-        for entry in value if isinstance(value, list) else [value]:
-            entry = self.one((str, dict), key, entry)
-            try:
-                layers.append(bundled.find(entry) if isinstance(entry, str) else entry)
-            except FileNotFoundError as error:
-                raise ValueError(
-                    f"{self.path} names {entry}, which is no file. Paths are relative to {Path.cwd()}; bundled are "
-                    f"{', '.join(bundled.names())}."
-                ) from error
-        return tuple(layers)
-
-    def overlays(self, key: str, value: Any) -> dict[str, tuple[Layer, ...]]:
-        if not isinstance(value, dict) or not value:
-            raise ValueError(f"{self.path}: {key} is {value!r}; it must map names to what is laid over the base.")
-        return {str(name): self.layers(f"{key}, {name},", entry) for name, entry in value.items()}
-
-
-_NAMES = {str: "a text", dict: "a mapping", int: "a whole number", float: "a number"}
-
-
-def _joined(arguments: Sequence[str]) -> tuple[str, ...]:
-    """Write every option and its value as one argument, ``--option=value``."""
-    joined: list[str] = []
-    for argument in arguments:
-        argument = "--config" if argument == "-c" else argument
-        if joined and joined[-1].startswith("--") and "=" not in joined[-1] and not argument.startswith("--"):
-            joined[-1] += f"={argument}"
-        else:
-            joined.append(argument)
-    return tuple(joined)
 
 
 def _merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -262,17 +219,3 @@ def _digest_of(path: Path, size: int, changed: int) -> str:
     """Return the hash of a file, which is read anew only if its size or its time has changed."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _check_names(node: yaml.Node, path: Path) -> None:
-    """Check that no key is in a mapping twice, of which YAML would keep the last."""
-    if isinstance(node, yaml.MappingNode):
-        names = [key.value for key, _ in node.value]
-        for key, value in node.value:
-            if names.count(key.value) > 1:
-                line = key.start_mark.line + 1
-                raise ValueError(f"{path}, line {line}: {key.value!r} occurs twice. Rename or remove one of the two.")
-            _check_names(value, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for entry in node.value:
-            _check_names(entry, path)

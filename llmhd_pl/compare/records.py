@@ -2,13 +2,14 @@
 
 A record has the run (``method``, ``backbone``, ``noise_ratio``, ``seed``), its metrics, ``configuration`` (a hash; see
 ``Grid.configuration``), ``data`` (the name of the data folder), ``data_digest`` (a hash of the data's files, which
-older records lack), ``commit`` (of this package's code), ``versions``, ``device`` and ``seconds`` (of training and
-testing; null for a run that was interrupted). What is not known is null.
+older records lack), ``code_digest`` (a hash of the user's own code, if there is any), ``commit`` (of this package's
+code), ``versions``, ``device`` and ``seconds`` (of training and testing; null for a run that was interrupted). What is
+not known is null.
 """
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +83,7 @@ def finished(grid: Grid) -> dict[Run, Record]:
         the last line.
 
     Raises:
-        ValueError: If the grid's own file has a run with another configuration or of other data, or a file has a broken
+        ValueError: If the grid's own file has runs with another configuration or of other data, or a file has a broken
             line.
     """
     own_file = grid.output / f"{grid.name}.jsonl"
@@ -92,26 +93,46 @@ def finished(grid: Grid) -> dict[Run, Record]:
     for record in [*others, *own]:
         by_configuration.setdefault((record["configuration"], record["data"]), []).append(record)
     found: dict[Run, Record] = {}
+    otherwise: list[str] = []  # the runs that were configured otherwise
+    of_other_data: list[str] = []
     for run in grid.runs():
         wanted, digest = (grid.configuration(run), grid.data(run)), grid.data_digest(run)
-        for record in own:
-            if any(record[name] != value for name, value in vars(run).items()):
-                continue
-            if (record["configuration"], record["data"]) != wanted:
-                raise ValueError(
-                    f"{own_file} has {run.name} with another configuration: the grid, a file that it names, or the "
-                    "name of the data folder has changed since. Remove the line to repeat the run, or give the grid "
-                    "another output."
-                )
-            if not _of_files(record, digest):
-                raise ValueError(
-                    f"{own_file} has {run.name} of other data: the files of {grid.data(run) or 'the data'} have "
-                    "changed since. Put the old ones back, remove the line to repeat the run, or give the grid another "
-                    "output."
-                )
+        recorded = [record for record in own if all(record[name] == value for name, value in vars(run).items())]
+        if any((record["configuration"], record["data"]) != wanted for record in recorded):
+            otherwise.append(run.name)
+        elif not all(_of_files(record, digest) for record in recorded):
+            of_other_data.append(run.name)
+            changed = run
         if same := [record for record in by_configuration.get(wanted, ()) if _of_files(record, digest)]:
             found[run] = same[-1]
+    if otherwise:
+        raise ValueError(
+            f"{own_file} has {_listed(otherwise)} with another configuration: the grid, a file that it names, or the "
+            "name of the data folder has changed since. Remove the line to repeat a run, or give the grid another "
+            "output."
+        )
+    if of_other_data:
+        raise ValueError(
+            f"{own_file} has {_listed(of_other_data)} of other data: the files of {grid.data(changed) or 'the data'} "
+            "have changed since. Put the old ones back, remove the line to repeat a run, or give the grid another "
+            "output."
+        )
     return found
+
+
+def of_other_code(grid: Grid) -> list[str]:
+    """Return the names of the finished runs whose own code, outside of this package, has changed since.
+
+    Args:
+        grid: The grid.
+    """
+    done = finished(grid)
+    recorded = {run: record["code_digest"] for run, record in done.items() if "code_digest" in record}
+    return [run.name for run, digest in recorded.items() if grid.code_digest(run) not in (None, digest)]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} runs ({', '.join(names[:5])}{', ...' * (len(names) > 5)})"
 
 
 def _of_files(record: Record, digest: str | None) -> bool:

@@ -28,9 +28,9 @@ _PACKAGE = Path(llmhd_pl.__file__).parent
 def execute(grid: Grid, run: Run) -> None:
     """Train and test one run, and record it; a run that was interrupted goes on where it was.
 
-    Its logs and checkpoints are in ``runs/compare/GRID/RUN-HASH``. The hash is of the configuration, the data and the
-    output, so that a folder has one line. If that line was removed, the run is to be repeated, and the folder is
-    emptied.
+    Its logs and checkpoints are in ``runs/compare/GRID/RUN-HASH``. The hash is of the configuration, the data, the
+    user's own code and the output, so that a folder has one line. If that line was removed, the run is to be repeated,
+    and the folder is emptied.
 
     Args:
         grid: The grid.
@@ -42,6 +42,8 @@ def execute(grid: Grid, run: Run) -> None:
     if run in records.finished(grid):
         return  # another process has finished it meanwhile
     what = {"configuration": grid.configuration(run), "data": grid.data(run), "data_digest": grid.data_digest(run)}
+    if (code := grid.code_digest(run)) is not None:
+        what["code_digest"] = code
     place = hashlib.sha256(json.dumps([what, str(grid.output)]).encode()).hexdigest()[:16]
     folder = Path("runs", "compare", grid.name, f"{run.name}-{place}")
     recorded = folder / "recorded"
@@ -57,13 +59,20 @@ def execute(grid: Grid, run: Run) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
     if done.returncode != 0:
-        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {folder / 'log.txt'}.")
+        log_file = folder / "log.txt"
+        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {log_file}.{_last_line(log_file)}")
     seconds = None if start else round(time.monotonic() - began, 1)  # how long earlier starts took is not known
     saved = yaml.safe_load((folder / f"start{start}" / "config.yaml").read_text(encoding="utf-8"))
     record = vars(run) | measured(folder, saved["checkpoint"]) | what | origin
     record |= {"device": device(saved["trainer"]["accelerator"]), "seconds": seconds}
     records.append(grid.output / f"{grid.name}.jsonl", record)
     recorded.touch()
+
+
+def _last_line(log: Path) -> str:
+    """Return what a log ends with, which is the message of an error."""
+    lines = (line.strip() for line in reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")))
+    return next((f" It ends with: {line[:500]}" for line in lines if line), "")
 
 
 def arguments(grid: Grid, run: Run, folder: Path, start: int) -> list[str]:

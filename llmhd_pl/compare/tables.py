@@ -15,7 +15,7 @@ from llmhd_pl.terminal import shown
 
 METRICS = ["recall@5", "recall@10", "ndcg@5", "ndcg@10"]
 """The metrics of the tables; without a cut-off of 10, the largest takes its place."""
-_ORIGIN = {"data", "data_digest", "commit", "versions", "device", "seconds"}
+_ORIGIN = {"data", "data_digest", "code_digest", "commit", "versions", "device", "seconds"}
 """What a record says about where its figures come from, which the tables leave out."""
 
 
@@ -55,7 +55,8 @@ def summary(runs: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
 
     Returns:
         A row per method, backbone and noise ratio, in the grid's order. All cells are texts, as they are printed. What
-        no run has measured is left out, and so is the p-value of differences that are all the same.
+        no run has measured is left out, and so is the p-value of differences that are all the same. A gain is that of
+        the seeds that both have, and says how many these are if one of the two has more.
     """
     rows, main = [], main_metric(runs)
     cut = main.partition("@")[2]
@@ -79,7 +80,9 @@ def summary(runs: pd.DataFrame, reference: str | None = None) -> pd.DataFrame:
             row["gain"] = row["p"] = ""
             if method != reference and len(pair):
                 ours, theirs = pair[main], pair[f"{main} reference"]
-                row["gain"] = f"{ours.mean() / theirs.mean() - 1:+.1%}"
+                most = max(len(group), len(others))
+                common = "" if len(pair) == most else f" ({len(pair)} of {most} seeds)"
+                row["gain"] = f"{ours.mean() / theirs.mean() - 1:+.1%}{common}"
                 if (ours - theirs).nunique() > 1:
                     row["p"] = f"{ttest_rel(ours, theirs).pvalue:.3f}"
         rows.append(row)

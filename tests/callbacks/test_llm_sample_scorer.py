@@ -269,6 +269,11 @@ def test_a_run_in_which_nothing_was_scored_does_not_end_as_if_all_were_well(
     again = quiet(tmp_path, *Method(scorer, pruning=few).without_updates, max_epochs=EPOCHS)
     with nullcontext() if answered_pairs else pytest.raises(RuntimeError, match="got a score"):
         again.fit(playback(data, EPOCHS), data, ckpt_path=tmp_path / "end.ckpt")
+    # A checkpoint of the last epoch leaves nothing to be asked, and the outcome is as it was.
+    again.save_checkpoint(tmp_path / "last.ckpt")
+    finished = quiet(tmp_path, *Method(scorer, pruning=few).without_updates, max_epochs=EPOCHS)
+    with nullcontext() if answered_pairs else pytest.raises(RuntimeError, match="got a score"):
+        finished.fit(playback(data, EPOCHS), data, ckpt_path=tmp_path / "last.ckpt")
 
 
 def test_preferences_come_from_all_observed_items_of_those_who_are_asked_about(tmp_path: Path) -> None:
