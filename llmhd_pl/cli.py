@@ -28,7 +28,7 @@ from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
-from llmhd_pl.watched import BEST, watch_what_there_is
+from llmhd_pl.watched import BEST, own_best, refuse_one_file_for_several, watch_what_there_is
 
 SAVE = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # with what callbacks did at the epoch's end
 CALLBACKS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -162,31 +162,13 @@ class CLI(LightningCLI):
             rank_zero_warn("The data has no test interactions, so that there is no test.")
             return
         # The trainer's checkpoint_callback is the first of all; one of trainer.callbacks would come before it.
-        best = self.config_init[self.subcommand].checkpoint.best_model_path
+        best = own_best(self.trainer, self.config_init[self.subcommand].checkpoint, self._checkpoint)
         if not best:
             rank_zero_warn(
                 "There is no best checkpoint, because training ended before a validation or none was to be saved: the "
                 "model is tested as training has left it."
             )
         self.trainer.test(self.model, self.datamodule, best or None)
-
-
-def refuse_one_file_for_several(parser: LightningArgumentParser, config: Namespace) -> None:
-    """End with an error if several checkpoints are to be kept, but all would be written to one file.
-
-    Args:
-        parser: The parser.
-        config: The configuration of a fit.
-    """
-    for name in ("checkpoint", "last_checkpoint"):
-        keep = config[name]
-        named_apart = keep.enable_version_counter or "{" in (keep.filename or "{epoch}-{step}")
-        if keep.save_top_k not in (0, 1) and not named_apart:
-            parser.error(
-                f"--{name}.save_top_k is {keep.save_top_k}, but each of these checkpoints would replace the one before "
-                f"it, because all are called {keep.filename}.ckpt. Add --{name}.filename '{{epoch}}-{{step}}', or set "
-                "save_top_k to 1."
-            )
 
 
 def with_run_folder(logger: Any) -> Any:

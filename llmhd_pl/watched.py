@@ -1,11 +1,16 @@
-"""What decides which epoch of a fit of the command line is the best, and when it stops."""
+"""Which epoch of a fit of the command line is the best, what decides that, and when it stops."""
 
+from pathlib import Path
+
+from jsonargparse import Namespace
 from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.cli import LightningArgumentParser
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.callbacks import EarlyStopping
+from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 
 BEST = {"monitor": "val/ndcg@10", "mode": "max"}
@@ -50,3 +55,45 @@ def watch_what_there_is(trainer: Trainer, model: Backbone, data: InteractionData
         )
     elif best != BEST["monitor"]:
         rank_zero_info(f"Early stopping and best.ckpt watch {best}, because the model's ks have no 10.")
+
+
+def own_best(trainer: Trainer, checkpoint: ModelCheckpoint, begun_from: str | None) -> str:
+    """Return the path of a fit's best checkpoint; empty if it has none of its own.
+
+    Lightning takes over the best checkpoint of the run that a fit goes on from, also if it is another run.
+
+    Args:
+        trainer: The trainer, after the fit.
+        checkpoint: The callback that keeps the best one.
+        begun_from: The checkpoint that the fit went on from, if any.
+
+    Raises:
+        RuntimeError: If the fit has not trained at all, so that its figures would be those of another run.
+    """
+    best = checkpoint.best_model_path
+    if not best or begun_from is None or Path(best).resolve().parent == Path(checkpoint.dirpath or "").resolve():
+        return best
+    if trainer.global_step == read_checkpoint(begun_from)["global_step"]:
+        raise RuntimeError(
+            f"Nothing was trained: {begun_from} has all of the {trainer.max_epochs} epochs, and it is of another run. "
+            "Raise --trainer.max_epochs to go on from it, or give the settings of that run to test its model."
+        )
+    return ""
+
+
+def refuse_one_file_for_several(parser: LightningArgumentParser, config: Namespace) -> None:
+    """End with an error if several checkpoints are to be kept, but all would be written to one file.
+
+    Args:
+        parser: The parser.
+        config: The configuration of a fit.
+    """
+    for name in ("checkpoint", "last_checkpoint"):
+        keep = config[name]
+        named_apart = keep.enable_version_counter or "{" in (keep.filename or "{epoch}-{step}")
+        if keep.save_top_k not in (0, 1) and not named_apart:
+            parser.error(
+                f"--{name}.save_top_k is {keep.save_top_k}, but each of these checkpoints would replace the one before "
+                f"it, because all are called {keep.filename}.ckpt. Add --{name}.filename '{{epoch}}-{{step}}', or set "
+                "save_top_k to 1."
+            )

@@ -63,6 +63,22 @@ def test_a_run_with_other_settings_writes_into_its_own_folder(other: list[str], 
     assert Path("runs/version_1/checkpoints/best.ckpt").is_file()
 
 
+@pytest.mark.filterwarnings("ignore:The settings are not those")
+def test_the_model_of_another_run_is_never_tested_as_that_of_this_one() -> None:
+    fit()
+    with pytest.raises(
+        RuntimeError, match="Nothing was trained: .*last.ckpt has all of the 2 epochs, and it is of ano"
+    ):
+        fit(*LAST, "--model.l2", "0.5")
+    fit(*LAST)  # of the same run it is the best checkpoint
+    with pytest.warns(UserWarning, match="no best checkpoint.*tested as training has left it"):
+        trained = fit(*LAST, "--trainer.max_epochs", "3", "--checkpoint.save_top_k", "0")
+    reported = trained.trainer.callback_metrics["test/ndcg@10"].item()
+    (as_left,) = trained.trainer.test(trained.model, trained.datamodule, "runs/version_3/checkpoints/last.ckpt")
+    (of_the_other,) = trained.trainer.test(trained.model, trained.datamodule, "runs/version_0/checkpoints/best.ckpt")
+    assert reported == as_left["test/ndcg@10"] != of_the_other["test/ndcg@10"]
+
+
 def test_the_settings_of_the_command_hold_in_a_resumed_fit() -> None:
     """Lightning takes those in the checkpoint instead, without a word."""
     fit()
