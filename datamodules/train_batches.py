@@ -62,11 +62,17 @@ class TrainBatches:
         order = epoch_order(len(data.train_users), data.seed, drawn)
         # Skip batches only once after load_state_dict: an iteration that was abandoned starts from its first batch.
         done = self._resume["batch"] if self._resume["epoch"] == epoch else 0
+        if done and (before := self._resume.get("batch_size", data.batch_size)) != data.batch_size:
+            raise RuntimeError(
+                f"The checkpoint was taken within an epoch of batches of {before} samples, and batch_size is "
+                f"{data.batch_size}: some samples would be left out, or come twice. Resume with batch_size={before}, "
+                "or from a checkpoint of an epoch's end."
+            )
         self._resume = {"epoch": -1, "batch": 0}
         for number, batch in enumerate(self._batches(order, self._negatives[1])):
             if number < done:
                 continue
-            self._position = {"epoch": epoch, "batch": number + 1}
+            self._position = {"epoch": epoch, "batch": number + 1, "batch_size": data.batch_size}
             own: Batch = dict(zip(("sample", "user", "positive", "negative", "candidates"), batch, strict=False))
             if self.owned is not None:
                 mine = self.owned[batch[0]]

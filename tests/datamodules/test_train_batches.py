@@ -131,6 +131,24 @@ def test_a_state_of_another_epoch_skips_nothing() -> None:
     assert rows(list(loader)) == rows(walk(medium(batch_size=60), 5))
 
 
+def test_batches_of_another_size_are_refused_within_an_epoch() -> None:
+    before = TrainBatches(medium(batch_size=60), lambda: 5)
+    iteration = iter(before)
+    next(iteration), next(iteration)
+    now = 5
+    after = TrainBatches(medium(batch_size=40), lambda: now)
+    after.load_state_dict(before.state_dict())
+    with pytest.raises(
+        RuntimeError, match=r"within an epoch of batches of 60 samples, and batch_size is 40: .*size=60"
+    ):
+        next(iter(after))
+    now = 6  # of the next epoch, whatever the checkpoint has seen is no part
+    after.load_state_dict(before.state_dict())
+    assert rows(list(after)) == rows(walk(medium(batch_size=40), 6))
+    before.load_state_dict({"epoch": 5, "batch": 3})  # of an older version
+    assert rows(list(before)) == rows(walk(medium(batch_size=60), 5))[3:]
+
+
 def test_an_iteration_that_was_broken_off_starts_anew() -> None:
     """As after a learning rate search, which takes a few steps of epoch 0 before the fit."""
     loader = TrainBatches(medium(batch_size=60), lambda: 0)
