@@ -66,7 +66,7 @@ class DoubleCorrection(TruncatedLoss):
         before = (None if self.history is None else len(self.history.seen), self._data)
         num_samples = self.num_samples
         if num_samples is None:
-            remedy = "Use a data module of llmhd_pl, or DoubleCorrection(num_samples=...)."
+            remedy = "Use a data module of llmhd_pl, or give num_samples=... of DoubleCorrection or of DCF."
             users, items = training_interactions(trainer, self, remedy)
             num_samples, self._data = len(users), digest_of(users, items)
         if trainer.max_epochs is None or trainer.max_epochs < 1:

@@ -11,6 +11,8 @@ from llmhd_pl.denoising.schedules import ramp
 RateOf = Literal["samples", "interactions"]
 """What a drop rate is a fraction of: all samples, with pointwise losses observed and sampled items alike, or the
 observed interactions alone."""
+_CLEARLY = 0.9
+"""The share of its maximum that a drop rate should reach before a run ends; a little less does no harm."""
 _MANY = 999  # the number of a batch by which a module has taken a step, even if its epoch has no end
 
 
@@ -79,10 +81,14 @@ def check_steps(trainer: Trainer, module: LightningModule, batch_idx: int) -> No
 
 
 def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
-    """Warn if a callback's drop rate will not reach half of its maximum before the run ends."""
+    """Warn if a callback's drop rate will stay clearly below its maximum until the run ends."""
     length = ramp_length(trainer, callback)
     if callback.ramp_epochs is None:
-        unit, remedy = "optimiser steps", "ramp_iterations, or set ramp_epochs=10, which suits data of any size"
+        unit = "optimiser steps"
+        remedy = (
+            "ramp_iterations, or set ramp_epochs in its place, which suits data of any size: a method takes "
+            "ramp_epochs while ramp_iterations is None (null on the command line)"
+        )
         end = trainer.estimated_stepping_batches * (_steps_of_a_batch(trainer) if trainer.max_steps == -1 else 1)
     else:
         unit, remedy = "epochs", "ramp_epochs"
@@ -92,7 +98,7 @@ def warn_of_slow_ramp(trainer: Trainer, callback: Any) -> None:
     if end < 0:  # nobody knows how long an epoch is
         return
     reached = ramp(end, length, 0.0, callback.max_drop_rate)
-    if reached < callback.max_drop_rate / 2:
+    if reached < _CLEARLY * callback.max_drop_rate:
         warnings.warn(
             f"{type(callback).__name__}: the drop rate takes {length:,} {unit} to reach "
             f"{callback.max_drop_rate:g}, and this run has at most {end:,.6g}: it ends at {reached:.2g}. Lower "

@@ -1,4 +1,4 @@
-"""TopKWriter: writes recommendations to a Parquet file."""
+"""TopKWriter: writes recommendations to a Parquet or CSV file."""
 
 import contextlib
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv as pc
 import pyarrow.parquet as pq
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import Callback
@@ -14,6 +15,8 @@ from torch import Tensor
 
 from llmhd_pl.files import finish, named_error, new_part, storable
 from llmhd_pl.processes import own_file
+
+_WRITERS: dict[str, Any] = {".parquet": pq.ParquetWriter, ".csv": pc.CSVWriter}
 
 
 class TopKWriter(Callback):
@@ -23,15 +26,22 @@ class TopKWriter(Callback):
     appears when it is complete. With several processes each writes its own users, to ``NAME-rank0.parquet`` and so on.
 
     Args:
-        path: The file; by default ``topk.parquet`` in the logger's folder.
+        path: The file, whose name ends in ``.parquet`` or in ``.csv`` and is written so; by default ``topk.parquet`` in
+            the logger's folder.
 
     Raises:
+        ValueError: If the name ends in anything else.
         OSError: If the file cannot be written: it is what a prediction is for. The message names it.
     """
 
     def __init__(self, path: str | None = None) -> None:
+        if path is not None and Path(path).suffix.lower() not in _WRITERS:
+            raise ValueError(
+                f"The recommendations cannot be written to {path}: let its name end in .parquet or in .csv, which says "
+                "how they are written."
+            )
         self.path = path
-        self._writer: pq.ParquetWriter | None = None
+        self._writer: Any = None
         self._part: Path | None = None
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -48,7 +58,8 @@ class TopKWriter(Callback):
         schema += [(f"{what}_name", pa.string()) for what, names in self._names.items() if names is not None]
         with named_error(path):
             self._part = new_part(path)
-            self._writer = pq.ParquetWriter(self._part, pa.schema(schema))
+            self._schema = pa.schema(schema)
+            self._writer = _WRITERS[path.suffix.lower()](self._part, self._schema)
 
     def on_predict_batch_end(
         self,
@@ -77,7 +88,7 @@ class TopKWriter(Callback):
             if names is not None:
                 columns[f"{what}_name"] = [storable(names[number]) for number in columns[what]]
         with named_error(self._target):
-            self._writer.write_table(pa.table(columns, schema=self._writer.schema))
+            self._writer.write_table(pa.table(columns, schema=self._schema))
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the complete file its name."""

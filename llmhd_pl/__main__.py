@@ -18,11 +18,13 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line.
+    """Run the command line. It finds the modules in the current folder, also as a script, as ``python -m`` does.
 
     Args:
         arguments: The arguments; None takes those of the process.
     """
+    if "" not in sys.path and not sys.flags.safe_path:
+        sys.path.insert(0, "")
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
         print(f"llmhd-pl {llmhd_pl.__version__}")

@@ -6,7 +6,23 @@ from typing import Any
 from torch import Tensor
 
 Key = str | tuple[str | int, ...]
-"""Where something is in a batch: a name, or the names and numbers that lead to it, as in ("features", "weight")."""
+"""Where something is in a batch: a name, or the names and numbers that lead to it, as in ("features", "weight"), or
+(0,) for the first of a tuple."""
+
+
+def path_of(key: Key) -> tuple[str | int, ...]:
+    """Return a key as the names and numbers that lead to a place in a batch.
+
+    Raises:
+        TypeError: If it is neither a name nor a path of names and numbers.
+    """
+    path = (key,) if isinstance(key, str) else key
+    if not isinstance(path, (tuple, list)) or not all(isinstance(part, (str, int)) for part in path):
+        raise TypeError(
+            f"{key!r} is no place in a batch. Give a name, such as 'sample', or a path in a tuple, such as "
+            "('features', 'sample'), or (0,) for the first entry of a batch that is a tuple."
+        )
+    return tuple(path)
 
 
 def look_up(batch: Any, key: Key) -> Any:
@@ -15,8 +31,11 @@ def look_up(batch: Any, key: Key) -> Any:
     Args:
         batch: A mapping, a sequence, or an object with attributes such as PyG's ``Data``, nested in any way.
         key: The name, or the path to it.
+
+    Raises:
+        TypeError: If the key is neither.
     """
-    for name in (key,) if isinstance(key, str) else key:
+    for name in path_of(key):
         if isinstance(batch, Mapping):
             batch = batch.get(name)
         elif isinstance(name, int):
@@ -28,7 +47,7 @@ def look_up(batch: Any, key: Key) -> Any:
 
 def named(key: Key) -> str:
     """Return how Python reaches the key, for messages: ``batch['features']['weight']``."""
-    return "batch" + "".join(f"[{name!r}]" for name in ((key,) if isinstance(key, str) else key))
+    return "batch" + "".join(f"[{name!r}]" for name in path_of(key))
 
 
 class Replaced:
@@ -46,7 +65,7 @@ class Replaced:
     """
 
     def __init__(self, batch: Any, key: Key, value: Tensor) -> None:
-        *path, self._name = (key,) if isinstance(key, str) else key
+        *path, self._name = path_of(key)
         self._holder = look_up(batch, tuple(path)) if path else batch
         self._before = look_up(self._holder, (self._name,))
         if isinstance(self._holder, (Mapping, list, tuple)) and not isinstance(

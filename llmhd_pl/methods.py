@@ -30,6 +30,9 @@ from llmhd_pl.denoising.rules import Rule
 from llmhd_pl.llm.scorer import Scorer, check_scorer
 from llmhd_pl.training_data import Ids
 
+_EPOCHS = 10
+"""The default of ``ramp_epochs``, which a configuration may have beside ``ramp_iterations``."""
+
 
 class Denoising(ABC):
     """A denoising method. Iterating over it gives new callbacks, in the order in which the trainer needs them."""
@@ -55,7 +58,8 @@ class LossDropping(Denoising):
     Args:
         drop_rate: The largest share of the *observed interactions* that is dropped, with either objective.
         ramp_epochs: The number of epochs until the drop rate reaches it.
-        ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``; the paper's alpha.
+        ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``; the paper's alpha. None
+            counts in epochs.
         graph_patience: A sample that was dropped in so many epochs in a row also leaves the graph of a graph model
             (``GraphPruning``). None leaves the graph as it is.
         audit: Log how many of the dropped samples are noise, for data whose noise is known (``NoiseAudit``).
@@ -71,6 +75,9 @@ class LossDropping(Denoising):
             the window.
         decide_every: The number of optimiser steps after which a decision is made, in place of an epoch: for streams
             without an end. The ramp must be in ``ramp_iterations`` then.
+
+    Raises:
+        ValueError: If the ramp has both lengths: ``ramp_iterations``, and another ``ramp_epochs`` than the default.
     """
 
     def __init__(
@@ -237,6 +244,7 @@ class DCF(Denoising):
         ramp_epochs: The number of epochs until the drop rate reaches it.
         ramp_iterations: The number of optimiser steps until then, in place of ``ramp_epochs``.
         relabel_ratio: The share of the samples to be dropped that is relabelled instead.
+        num_samples: The number of training interactions; None takes it from the trainer's data module.
     """
 
     def __init__(
@@ -245,12 +253,15 @@ class DCF(Denoising):
         ramp_epochs: int = 10,
         ramp_iterations: int | None = None,
         relabel_ratio: float = 0.05,
+        num_samples: int | None = None,
     ) -> None:
-        self.drop_rate, self.ramp, self.relabel_ratio = drop_rate, _ramp(ramp_epochs, ramp_iterations), relabel_ratio
+        self.drop_rate, self.ramp = drop_rate, _ramp(ramp_epochs, ramp_iterations)
+        self.relabel_ratio, self.num_samples = relabel_ratio, num_samples
 
     def callbacks(self) -> list[Callback]:
         """Return the callback."""
-        return [DoubleCorrection(self.drop_rate, relabel_ratio=self.relabel_ratio, rate_of="interactions", **self.ramp)]
+        given = {"relabel_ratio": self.relabel_ratio, "num_samples": self.num_samples} | self.ramp
+        return [DoubleCorrection(self.drop_rate, rate_of="interactions", **given)]
 
 
 class NoiseOracle(Denoising):
@@ -271,4 +282,10 @@ class NoiseOracle(Denoising):
 
 def _ramp(epochs: int, iterations: int | None) -> dict[str, Any]:
     """The callbacks' arguments for a ramp, which know steps first and epochs in their place."""
+    if iterations is not None and epochs != _EPOCHS:  # both are in every config.yaml that a run with steps has saved
+        raise ValueError(
+            f"ramp_epochs is {epochs}, but ramp_iterations is {iterations} too, and would be the one that holds. For a "
+            f"ramp of {epochs} epochs, set ramp_iterations to None (on the command line --denoising.ramp_iterations "
+            "null); for one in optimiser steps, leave ramp_epochs out."
+        )
     return {"ramp_epochs": epochs} if iterations is None else {"ramp_iterations": iterations}

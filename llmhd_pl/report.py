@@ -3,8 +3,9 @@
 Prints the test metrics of both runs side by side, some of the questions and answers of the judge, and some preferences
 before and after a revision. Saves a page for a browser, ``report.html``, in the second folder, with all of the
 questions, answers and preferences, and, if the data knows its noise and the run had ``NoiseAudit``, a picture,
-``report.png``: the test metrics of both runs, and how many of the easy, hard and noisy samples are dropped. Of a run
-that was killed, resumed, or made by several processes it shows what there is.
+``report.png``: the test metrics of both runs, and how many of the easy, hard and noisy samples are dropped. What else
+than denoising differs between the settings of the two runs is said. Of a run that was killed, resumed, or made by
+several processes it shows what there is.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +28,8 @@ from llmhd_pl.terminal import printable, shown
 
 COLORS = ("tab:blue", "tab:orange", "tab:red")
 NOISE_KIND = KINDS.index("noise")
+_LENGTH = ("max_epochs", "max_steps", "max_time")
+"""The arguments of the trainer that say how long a run is, at most."""
 
 
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
@@ -49,20 +53,66 @@ def print_metrics(console: Console, without: Path, with_: Path) -> None:
         console.print(table)
 
 
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run by their dotted names, how long it was included; none if it has saved none.
+
+    Args:
+        folder: The folder of the run, whose ``config.yaml`` ``llmhd fit`` has written.
+    """
+    from llmhd_pl.cli import settings  # it takes two seconds
+
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_bytes())
+        flat = settings(config) | {f"trainer.{name}": config["trainer"].get(name) for name in _LENGTH}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        message = f"{path} cannot be read, so that what else differs between the runs is not known: {error}."
+        warnings.warn(message, stacklevel=2)
+        return {}
+    # llmhd_pl.MF is llmhd_pl.backbones.MF.
+    return {name: value.rpartition(".")[2] if name.endswith("class_path") else value for name, value in flat.items()}
+
+
+def differences(without: Path, with_: Path) -> str:
+    """Return in a sentence what differs between two runs besides the denoising of the second; empty if nothing does.
+
+    Args:
+        without: The folder of a run without denoising.
+        with_: The folder of a run with it.
+    """
+    before, after = read_settings(without), read_settings(with_)
+    if not before or not after:
+        return ""
+    found = [
+        f"{name} ({before.get(name)} and {after.get(name)})"
+        for name in dict.fromkeys([*before, *after])
+        if before.get(name) != after.get(name) and not name.startswith("denoising")
+    ]
+    if (method := before.get("denoising.class_path")) is not None:
+        found.insert(0, f"denoising ({without.name} has {method} too)")
+    return f"The gain is not that of the denoising alone: the runs also differ in {', '.join(found)}." if found else ""
+
+
 def print_judgements(console: Console, folder: Path, count: int = 8) -> None:
     """Print some suspicious samples: what the judge was told, what it answered, what was decided, and the truth."""
     preferences = {row["user"]: row.get("after", "") for row in read_preferences(folder)}
     rows = [row for row in read_judgements(folder) if row["score"] is not None]
-    kept, dropped = ([row for row in rows if row["kept"] is keep][: count // 2] for keep in (True, False))
+    some = [row for keep in (True, False) for row in [row for row in rows if row["kept"] is keep][: count // 2]]
     audit = read_audit(folder)
-    table = Table("preference", "item", "score", "decision", "truth", title="Suspicious samples of the last epoch")
-    for row in kept + dropped:
-        known = audit is not None and 0 <= row["sample"] < len(audit["kind"])
-        truth = kinds(audit["kind"])[audit["kind"][row["sample"]]] if audit is not None and known else ""
-        decision = "kept" if row["kept"] else "dropped"
-        texts = shown(preferences.get(row["user"], "")), shown(row["title"])
-        table.add_row(*texts, f"{row['score']:.1f}", decision, truth)
-    console.print(table)
+    told = any(preferences.get(row["user"]) for row in some)  # a judge without texts knows its users by numbers
+    columns = ["user", *(["preference"] if told else []), "item", "score", "decision", *(["truth"] if audit else [])]
+    table = Table(*columns, title="Suspicious samples of the last epoch")
+    for row in some:
+        cells = [row.get("user_id", row["user"]), *([preferences.get(row["user"], "")] if told else [])]
+        cells += [row["title"], f"{row['score']:.1f}", "kept" if row["kept"] else "dropped"]
+        if audit is not None:
+            known = 0 <= row["sample"] < len(audit["kind"])
+            cells.append(kinds(audit["kind"])[audit["kind"][row["sample"]]] if known else "")
+        table.add_row(*map(shown, cells))
+    if some:
+        console.print(table)
 
 
 def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
@@ -75,7 +125,8 @@ def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
         table = Table("user", "preference", title=f"{min(count, len(summaries))} of {len(summaries)} preferences")
         for row in summaries[:count]:
             table.add_row(str(row["user"]), shown(row["after"]))
-        console.print(table)
+        if summaries:
+            console.print(table)
         return
     some = changed[:count]
     table = Table("before", "because of", "after", title=f"{len(some)} of {len(revisions)} revised preferences")
@@ -83,7 +134,8 @@ def print_preferences(console: Console, folder: Path, count: int = 5) -> None:
         titles = {word: row[word][:3] for word in ("disliked", "liked") if isinstance(row.get(word), list)}
         causes = "; ".join(f"{word}: {', '.join(map(str, some))}" for word, some in titles.items())
         table.add_row(shown(row.get("before", "")), shown(causes), shown(row.get("after", "")))
-    console.print(table)
+    if some:
+        console.print(table)
 
 
 def plot(without: Path, with_: Path) -> Path:
@@ -187,8 +239,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_judgements(console, options.with_)
         print_preferences(console, options.with_)
         print_metrics(console, options.without, options.with_)
+        differ = differences(options.without, options.with_)
         audited = read_audit(options.with_) is not None
-    messages = list(dict.fromkeys(str(warning.message) for warning in caught))
+    messages = list(dict.fromkeys([*([differ] if differ else []), *(str(warning.message) for warning in caught)]))
     for message in messages:
         console.print(shown(message))
     picture = "it needs NoiseAudit in the run, and data that knows its noise."

@@ -49,7 +49,10 @@ def write_report_page(path: Path, without: Path, with_: Path, warnings: Sequence
         "facts": facts,
         "histogram": None,
         "tables": tables,
-        "explorers": [_judgements(judgements, preferences, audit), _preferences(preferences)],
+        "explorers": [
+            _judgements(judgements, preferences, audit),
+            *([_preferences(preferences)] if preferences else []),  # a judge without texts writes none
+        ],
     }
     write_html(path, content)
 
@@ -168,7 +171,7 @@ def _preferences(rows: Sequence[Row]) -> dict[str, Any]:
         "title": "Preferences",
         "note": note,
         "rows": "preferences",
-        "nothing": "The run has summarised no preferences, or has left no preferences.jsonl.",
+        "nothing": "There are no preferences.",
         "placeholder": "User or text",
         "file": "selected-preferences.csv",
         "sorted": {"column": "epoch", "descending": True},

@@ -27,7 +27,7 @@ class SampleWeights:
     """
 
     sample_key: Key = "sample"
-    """Where the batch holds the samples: a name, or a path such as ("features", "sample")."""
+    """Where the batch holds the samples: a name, or a path such as ("features", "sample"), or (0,) in a tuple."""
     never_padded = False
     """Whether no batch has padding, so that a GPU need not be waited for in every step to look for it."""
     _denoisers: tuple[Denoiser, ...] = ()

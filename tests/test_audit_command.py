@@ -46,7 +46,10 @@ def test_it_says_how_much_is_chance_and_writes_the_page(capsys: pytest.CaptureFi
     audit(*SHOP, *LEXICAL)
     said = " ".join(capsys.readouterr().out.split())
     assert re.search(r"judged by LexicalScorer\. By chance: [0-9.]+% \([0-9.]+% to [0-9.]+%\)", said)
-    assert "By popularity and activity" in said and "What dropping would do" in said
+    assert "By popularity and activity" in said
+    # These readers have two tastes each.
+    assert "This judge cannot tell" in said and "users are too alike for anybody to be recognised by an item" in said
+    assert "What dropping would do (not to be relied on: this judge cannot tell)" in said
     assert "Page: audit.html" in said
     assert "<script" in Path("audit.html").read_text()
 
@@ -55,6 +58,7 @@ def test_a_copy_with_weights_and_one_without_what_is_suspicious(capsys: pytest.C
     folder = str(atomic(Path("shop")))
     data = ["--data", "AtomicFiles", "--data.data_dir", folder, "--data.split_ratios", "[1, 0, 0]"]
     audit(*data, *LEXICAL, "--references", "30", "--out", "weighted")
+    assert "cannot tell" not in capsys.readouterr().out
     audit(*data, *LEXICAL, "--references", "30", "--out", "dropped", "--drop", "0.1", "--page", "null")
     before = Path("shop/shop.inter").read_text().splitlines()
     weighted = Path("weighted/shop.inter").read_text().splitlines()
@@ -99,14 +103,17 @@ def test_what_cannot_be_is_refused_before_anything_is_asked(
     assert not Path("audit.html").exists()
 
 
-def test_nothing_is_left_out_by_a_judge_that_cannot_tell(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("drop", [[], ["--drop", "0.1"]])
+def test_a_judge_that_cannot_tell_writes_no_copy(drop: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     folder = atomic(Path("shop"), noise=1.0)
     data = ["--data", "AtomicFiles", "--data.data_dir", str(folder)]
     with pytest.raises(SystemExit):
-        audit(*data, *LEXICAL, "--out", "dropped", "--drop", "0.1")
+        audit(*data, *LEXICAL, "--out", "copy", *drop)
     captured = capsys.readouterr()
-    assert "cannot tell" in captured.out and "nothing is left out by it" in " ".join(captured.err.split())
-    assert not Path("dropped").exists()
+    assert "This judge cannot tell" in captured.out
+    assert "so copy was not written" in (error := " ".join(captured.err.split()))
+    assert "another --scorer" in error and "write_clean_copy in Python" in error
+    assert not Path("copy").exists()
 
 
 def test_files_without_texts_are_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,9 @@
 """docs/extending.md: each part as it stands there, in a fit."""
 
+import importlib
 import re
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,16 +12,21 @@ import torch
 from pytorch_lightning import Trainer
 
 from llmhd_pl import LLMHD, MF, LexicalScorer, LossDropping
+from llmhd_pl import __main__ as command
 from llmhd_pl.callbacks import SampleRecorder
 from llmhd_pl.denoising.store import NOISE
 
 PAGE = Path(__file__).parent.parent / "docs" / "extending.md"
 
 
+def blocks_of(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+
+
 @pytest.fixture(scope="module")
 def parts() -> dict[str, Any]:
     """What the page defines, by name."""
-    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = blocks_of("python")
     assert len(blocks) == 5 and all(block.rstrip().count("\n") < 32 for block in blocks)
     defined: dict[str, Any] = {"__name__": "extending"}
     for block in blocks:
@@ -51,6 +59,24 @@ def test_the_denoiser_of_a_batch(parts: dict[str, Any], tmp_path: Path) -> None:
     denoiser = parts["ClippedLoss"](limit=0.5)
     assert denoiser.weigh({}, torch.tensor([0.25, 0.5, 2.0])).tolist() == [1.0, 1.0, 0.25]
     fit(tmp_path, MF(30, 40, embedding_dim=4), parts["Clubs"](), denoiser)
+    assert [callback.limit for callback in parts["Clipping"](0.3)] == [0.3]
+
+
+@pytest.mark.parametrize("line", "".join(blocks_of("bash")).splitlines())
+def test_the_commands(line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A module in the current folder is found by the script, whose own folder is where Python is."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    (tmp_path / "my_code.py").write_text("\n\n".join(blocks_of("python")), encoding="utf-8")
+    importlib.invalidate_caches()
+    program, *arguments = shlex.split(line)
+    assert program == "llmhd"
+    try:
+        command.main([*arguments, "--trainer.max_epochs=2", "--trainer.accelerator=cpu", "--model.embedding_dim=4"])
+    finally:
+        sys.modules.pop("my_code", None)
+    saved = Path("runs/version_0/config.yaml").read_text(encoding="utf-8")
+    assert all(name in saved for name in re.findall(r"my_code\.\w+", line))
 
 
 def test_the_denoiser_of_an_epoch(parts: dict[str, Any], tmp_path: Path) -> None:

@@ -83,6 +83,22 @@ def test_arguments_reach_the_callbacks() -> None:
     assert rce.beta == 0.7 and oracle.graph
 
 
+@pytest.mark.parametrize("method", [LossDropping, lambda **given: LLMHD(LexicalScorer(), **given), TCE, DCF])
+def test_a_ramp_has_one_length(method: Any) -> None:
+    """A ``ramp_epochs`` beside the ``ramp_iterations`` of a configuration would be ignored."""
+    message = r"ramp_epochs is 2, but ramp_iterations is 70 .* to None .*--denoising\.ramp_iterations null"
+    with pytest.raises(ValueError, match=message):
+        method(ramp_epochs=2, ramp_iterations=70)
+    lengths = [
+        (some.ramp_epochs, some.ramp_iterations)
+        for given in ({}, {"ramp_epochs": 2}, {"ramp_iterations": 70}, {"ramp_epochs": 10, "ramp_iterations": 70})
+        for some in method(**given)
+        if hasattr(some, "ramp_epochs")
+    ]
+    assert [epochs for epochs, _ in lengths] == [10, 2, None, None]
+    assert [iterations for _, iterations in lengths[2:]] == [70, 70]
+
+
 def test_a_judge_that_costs_nothing_is_asked_about_all_a_paid_one_about_candidates() -> None:
     free, paid = LexicalScorer(), EmbeddedJudge()
     assert LLMHD(free).scored == "all" and LLMHD(paid).scored == "candidates"
@@ -100,8 +116,9 @@ class Foreign:
 def test_a_judge_that_does_not_inherit_is_told_so_at_once(make: Any) -> None:
     with pytest.raises(TypeError, match=r"Foreign lacks usage, budget, refused: let it inherit from llmhd_pl\.Scorer"):
         make(Foreign())
-    for wrong in ("EncoderScorer", LexicalScorer):
-        with pytest.raises(TypeError, match="must be a scorer's object"):
+    for wrong in ("EncoderScorer", LexicalScorer, lambda user, item: 5.0):
+        message = r"must be a scorer's object.* of your own, inherit from llmhd_pl\.Scorer: docs/extending\.md"
+        with pytest.raises(TypeError, match=message):
             make(wrong)
 
 

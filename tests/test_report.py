@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from titles import TITLES, shared_titles
 
 from llmhd_pl import report
@@ -63,6 +65,77 @@ def test_it_prints_metrics_judgements_and_preferences(
         assert wanted in printed
     assert "Untold" not in printed  # nothing was answered
     assert (runs[1] / "report.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_of_a_judge_without_texts_the_users_are_shown_and_nothing_empty(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "preference" in shown(runs, capsys, monkeypatch, picture=False)
+    (runs[1] / "preferences.jsonl").unlink()
+    rows = [json.loads(line) for line in (runs[1] / "judgements.jsonl").read_text().splitlines()]
+    rows[0]["user_id"] = "anna"
+    (runs[1] / "judgements.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (runs[1] / "audit.npz").unlink()
+    printed = shown(runs, capsys, monkeypatch, picture=False)
+    lines = [line for line in printed.splitlines() if re.search("user|Knots|Masts", line)]
+    assert [re.split(r" *[│┃] *", line)[1:-1] for line in lines] == [
+        ["user", "item", "score", "decision"],
+        ["7", "Masts", "9.0", "kept"],
+        ["anna", "Knots", "2.5", "dropped"],
+    ]
+    assert "preference" not in printed
+    (runs[1] / "judgements.jsonl").unlink()
+    assert "Suspicious samples" not in shown(runs, capsys, monkeypatch, picture=False)
+
+
+CONFIG: dict[str, Any] = {
+    "seed_everything": 0,
+    "model": {"class_path": "llmhd_pl.MF", "init_args": {"learning_rate": 0.01}},
+    "trainer": {"max_epochs": 40, "max_steps": -1, "devices": 1, "logger": {"init_args": {"name": "runs"}}},
+    "denoising": None,
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "differ"),
+    [
+        ({}, {}, ""),
+        ({}, {"trainer": CONFIG["trainer"] | {"devices": 2, "logger": True}}, ""),
+        ({}, {"model": {"class_path": "llmhd_pl.backbones.MF", "init_args": {"learning_rate": 0.01}}}, ""),
+        ({}, {"trainer": {"max_epochs": 2, "max_steps": -1}}, "trainer.max_epochs (40 and 2)"),
+        ({"seed_everything": 1}, {}, "seed_everything (1 and 0)"),
+        ({"denoising": {"class_path": "llmhd_pl.methods.TCE"}}, {}, "denoising (without has TCE too)"),
+        (
+            {"model": {"class_path": "llmhd_pl.MF", "init_args": {"learning_rate": 0.5}}, "seed_everything": 3},
+            {},
+            "seed_everything (3 and 0), model.init_args.learning_rate (0.5 and 0.01)",
+        ),
+    ],
+)
+def test_what_differs_besides_denoising_is_said(
+    runs: tuple[Path, Path],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    differ: str,
+) -> None:
+    denoised = {"denoising": {"class_path": "llmhd_pl.methods.LLMHD", "init_args": {"drop_rate": 0.1}}}
+    for folder, config in zip(runs, (CONFIG | before, CONFIG | denoised | after), strict=True):
+        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
+    printed = shown(runs, capsys, monkeypatch, picture=False)
+    said = f"The gain is not that of the denoising alone: the runs also differ in {differ}."
+    assert (said in printed) if differ else "the runs also differ" not in printed
+    if differ:
+        assert said in (runs[1] / "report.html").read_text()
+
+
+@pytest.mark.parametrize("text", ["", "[", "trainer: 3", "null"])
+def test_settings_that_cannot_be_read_are_named(
+    runs: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    (runs[0] / "config.yaml").write_text(text)
+    assert f"{runs[0] / 'config.yaml'} cannot be read" in shown(runs, capsys, monkeypatch, picture=False)
 
 
 def test_a_run_that_was_not_tested_is_named_and_the_rest_is_shown(

@@ -18,8 +18,11 @@ def advice(found: Audit) -> list[str]:
             f"This judge cannot tell: it prefers the user of an interaction to another user {found.auc:.0%} of the "
             f"time (a coin: 50%), and does not recognise everything that is not chance. Up to {found.share.high:.0%} "
             "may be chance, and it may as well be nothing.",
-            "Denoising by this judge is unlikely to help here. Give the items more text, or take another judge: "
-            "LexicalScorer compares words, EncoderScorer what they mean and what your users combine.",
+            "Either it knows too little, or your users are too alike for anybody to be recognised by an item: where "
+            "each likes two of five genres, even a judge that knows everything prefers the right user at most 80% of "
+            "the time. If it knows too little, give the items more text, or take another judge: LexicalScorer compares "
+            "words, EncoderScorer what they mean and what your users combine. How well it tells planted noise apart, "
+            "llmhd judge shows in its line 'train'; if it can tell there, give the drop rate as a number.",
         ]
     elif found.share.high < LITTLE:
         sentences.append(

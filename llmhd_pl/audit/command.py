@@ -11,7 +11,7 @@ from rich.table import Table
 import llmhd_pl.audit
 from llmhd_pl import terminal
 from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
-from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.findings import UNRELIABLE, Audit, Share
 from llmhd_pl.audit.measure import FEWEST_REFERENCES, audit, suspicious
 from llmhd_pl.audit.page import write_page
 from llmhd_pl.cli import data_parser, instantiated, with_bundled_configs
@@ -44,8 +44,8 @@ def run(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments; None takes those of the process.
 
     Raises:
-        SystemExit: If the arguments are wrong, the data or the folder cannot serve, or interactions are to be dropped
-            by a judge that cannot tell.
+        SystemExit: If the arguments are wrong, the data or the folder cannot serve, or a clean copy is wanted of a
+            judge that cannot tell.
     """
     reading = parser()
     config = reading.parse_args(with_bundled_configs(sys.argv[1:] if arguments is None else arguments))
@@ -73,10 +73,11 @@ def run(arguments: Sequence[str] | None = None) -> None:
         write_page(Path(config.page), found, inter)
         console.print(shown(f"Page: {config.page}"))
     if config.out is not None:
-        if config.drop is not None and not found.can_tell:
+        if not found.can_tell:
             reading.error(
-                "this judge cannot tell, so nothing is left out by it. Give --out without --drop for a copy with "
-                "weights, or another --scorer."
+                f"this judge cannot tell, so {config.out} was not written: its weights would take genuine interactions "
+                "for chance. Give another --scorer, or the items more text. To have one all the same, call "
+                "llmhd_pl.audit.clean_copy.write_clean_copy in Python."
             )
         try:
             written = write_clean_copy(
@@ -107,7 +108,8 @@ def show(console: Console, found: Audit) -> None:
     for group in found.groups:
         table.add_row(group.name, f"{group.size:,}", _percent(group))
     console.print(table)
-    table = Table("p-value above", "drops", "of which fit their user after all", title="What dropping would do")
+    title = "What dropping would do" + ("" if found.can_tell else UNRELIABLE)
+    table = Table("p-value above", "drops", "of which fit their user after all", title=title)
     for cut in found.cuts:
         table.add_row(f"{cut.above:.3f}", f"{cut.dropped:,}", f"{cut.right:.0%}")
     console.print(table)

@@ -4,6 +4,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+UNRELIABLE = " (not to be relied on: this judge cannot tell)"
+"""What the titles of tables end in whose figures mean little, because the judge cannot tell."""
+
 
 @dataclass
 class Share:

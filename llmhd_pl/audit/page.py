@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from llmhd_pl.audit.chance import BINS
-from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.findings import UNRELIABLE, Audit, Share
 from llmhd_pl.audit.html import MOST_ROWS, NO_BREAK, coded, cut_fields, number, percent, write_html
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.llm.texts import item_title
@@ -35,7 +35,8 @@ def write_page(path: Path, audit: Audit, interactions: Interactions) -> None:
     if not audit.can_tell:
         warnings.append(
             f"This judge cannot tell. {prefers(audit.auc)}, and guessing would reach 50{NO_BREAK}%. The share of "
-            "chance and the order of the interactions mean little: try another judge, or give the items better texts."
+            "chance and the order of the interactions mean little: the judge knows too little, or the users are too "
+            "alike. In the former case, try another judge, or give the items better texts."
         )
     facts = [
         ("Judged", f"{judged.sum():,} of {len(judged):,}"),
@@ -155,7 +156,7 @@ def _tables(audit: Audit) -> list[dict[str, Any]]:
     if audit.cuts:
         tables.append(
             {
-                "title": "What to drop",
+                "title": "What to drop" + ("" if audit.can_tell else UNRELIABLE),
                 "note": "If all interactions with a p-value above a bound are dropped: how many, and the share of them "
                 "that is expected to fit their user after all. Right visits that are untypical of their user come on "
                 "top.",

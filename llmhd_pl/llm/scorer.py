@@ -107,7 +107,10 @@ def check_scorer(scorer: object) -> None:
         TypeError: If it is not a scorer's object, or if it lacks what ``Scorer`` declares.
     """
     if isinstance(scorer, type) or not hasattr(scorer, "prepare"):
-        raise TypeError(f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer().")
+        raise TypeError(
+            f"scorer is {scorer!r}; it must be a scorer's object, such as EncoderScorer(). For one of your own, "
+            "inherit from llmhd_pl.Scorer: docs/extending.md has a short one."
+        )
     missing = [name for name in ("usage", "budget", "refused") if not hasattr(scorer, name)]
     if missing:
         raise TypeError(

@@ -166,6 +166,10 @@ def test_a_judge_that_cannot_tell(browser: Any, tmp_path: Path) -> None:
         assert warning.startswith("This judge cannot tell. In 51\u00a0% of all cases")
         assert seen.texts("h1") == ["How many of the 5 judged interactions came about by chance cannot be said"]
         assert not seen.page.locator("svg .chance").count() and not seen.page.locator(".small").count()
+    cuts = [Cut(0.9, 1, 0.02)]
+    write_page(tmp_path / "b.html", *made(PAIRS, P_VALUES, BOOKS, can_tell=False, auc=0.51, cuts=cuts))
+    with visit(browser, tmp_path / "b.html") as seen:
+        assert "What to drop (not to be relied on: this judge cannot tell)" in seen.texts("h2")
 
 
 def test_nothing_judged(browser: Any, tmp_path: Path) -> None:

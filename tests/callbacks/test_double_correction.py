@@ -101,7 +101,7 @@ def test_what_is_missing_is_named(tmp_path: Path) -> None:
     data = catalog()
     loader: Any = DataLoader([{"sample": torch.tensor([1, 0])}], batch_size=None)
     module = playback(data, 1)
-    with pytest.raises(RuntimeError, match=r"no train_users.*DoubleCorrection\(num_samples=\.\.\.\)"):
+    with pytest.raises(RuntimeError, match=r"no train_users.*give num_samples=\.\.\. of DoubleCorrection or of DCF"):
         quiet(tmp_path, DoubleCorrection()).fit(module, loader)
     callback = DoubleCorrection(num_samples=2)
     quiet(tmp_path, callback).fit(module, loader)

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import torch
 from pytorch_lightning import LightningModule
-from pytorch_lightning.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
+from pytorch_lightning.callbacks import Callback, GradientAccumulationScheduler, StochasticWeightAveraging
 from small_fits import quiet
 from torch import Tensor
 from torch.multiprocessing import ProcessRaisedException
 from torch.utils.data import DataLoader, IterableDataset
 
-from llmhd_pl import RCE, TCE, LossDropping
+from llmhd_pl import DCF, RCE, TCE, LossDropping, NoiseOracle
 from llmhd_pl.callbacks import DoubleCorrection, Oracle, SampleRecorder, TruncatedLoss, VariancePruning
 from llmhd_pl.sample_weights import SampleWeights
 
@@ -61,6 +61,57 @@ METHODS: list[Any] = [
     lambda: [DoubleCorrection(0.5, 1, num_samples=N)],
     lambda: LossDropping(0.5, ramp_epochs=1, users=[0] * N, items=list(range(N))),
 ]
+
+
+def test_dcf_takes_the_number_of_samples_where_there_is_no_data_module(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"give num_samples=\.\.\. of DoubleCorrection or of DCF\."):
+        quiet(tmp_path, *DCF()).fit(Own(), loader())
+    module = Own()
+    quiet(tmp_path, *DCF(0.5, ramp_iterations=1, num_samples=N), max_epochs=2).fit(module, loader())
+    assert any((weights < 0.99).any() for weights in module.weights)
+
+
+class Unweighted(Own):
+    """Asks for weights, and does not multiply its losses by them."""
+
+    def step(self, batch: Any) -> Tensor:
+        super().step(batch)
+        return self.losses(batch).mean()
+
+
+@pytest.mark.parametrize("kind", [Own, Unweighted])
+def test_if_all_is_noise_the_loss_shows_whether_the_weights_arrive(tmp_path: Path, kind: Any) -> None:
+    """As docs/denoising.md advises."""
+
+    losses = []
+
+    class Noting(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            losses.append(float(outputs["loss"]))
+
+    quiet(tmp_path, *NoiseOracle(noise=[1] * N), Noting()).fit(kind(), loader())
+    assert {loss == 0 for loss in losses} == {kind is Own}
+
+
+class Tuples(Own):
+    """Its batches are tuples, whose first entry is the samples, and whose second is a weight."""
+
+    def losses(self, batch: Any) -> Tensor:
+        return super().losses({"sample": batch[0]})
+
+
+def tuples() -> Any:
+    return DataLoader([(torch.tensor(s), torch.ones(())) for s in range(N)], batch_size=10)  # type: ignore[arg-type]
+
+
+def test_a_number_is_no_key_of_a_tuple_and_a_path_is(tmp_path: Path) -> None:
+    module = Tuples()
+    quiet(tmp_path, *dropping(ramp_epochs=1, sample_key=(0,)), max_epochs=2).fit(module, tuples())
+    assert sum(int((weights == 0).sum()) for weights in module.weights) == 0.4 * N
+    wrong: Any = 0
+    for given in ({"sample_key": wrong}, {"sample_key": (0,), "weight_key": wrong}):
+        with pytest.raises(TypeError, match=r"0 is no place in a batch\. Give a name.*\(0,\) for the first"):
+            quiet(tmp_path, *dropping(**given)).fit(Tuples(), tuples())
 
 
 class Nameless(Own):

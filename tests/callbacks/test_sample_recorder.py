@@ -422,10 +422,11 @@ def test_losses_that_were_reduced_too_early_are_named(tmp_path: Path) -> None:
         (
             {"ramp_iterations": 1000},
             r"1,000 optimiser steps .* at most 12:",
-            "Lower ramp_iterations, or set ramp_epochs=10",
-            {"ramp_iterations": 20},
+            "Lower ramp_iterations, or set ramp_epochs in its place.*while ramp_iterations is None",
+            {"ramp_iterations": 13},
         ),
-        ({"ramp_epochs": 5}, "5 epochs .* at most 2:", r"Lower ramp_epochs\.", {"ramp_epochs": 4}),
+        ({"ramp_iterations": 14}, r"14 optimiser steps .* at most 12: it ends at 0\.17\.", "", {"ramp_iterations": 12}),
+        ({"ramp_epochs": 3}, r"3 epochs .* at most 2: it ends at 0\.13\.", r"Lower ramp_epochs\.", {"ramp_epochs": 2}),
     ],
 )
 def test_a_run_too_short_for_the_drop_rate_is_announced(

@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -76,6 +77,27 @@ def test_names_of_any_characters_are_written(tmp_path: Path, titles: list[str]) 
     predict(MF(40, 50, ks=(4,)), data, tmp_path / "topk.parquet")
     table = pd.read_parquet(tmp_path / "topk.parquet")
     assert table["item_name"].tolist() == [storable(data.interactions.item_names[item]) for item in table["item"]]
+
+
+def test_a_name_of_csv_makes_csv_with_the_same_rows(tmp_path: Path) -> None:
+    data, model = SyntheticCatalog(40, 50, num_topics=5, books_per_reader=10, eval_batch_size=16), MF(40, 50, ks=(4,))
+    data.setup()
+    data.interactions.item_names = [f'{item}, "{TITLES[item % len(TITLES)]}"' for item in range(50)]
+    for name in ("topk.parquet", "topk.CSV"):
+        predict(model, data, tmp_path / name)
+    assert (tmp_path / "topk.CSV").read_text(encoding="utf-8").startswith('"user","place","item","score","item_name"\n')
+    read = pyarrow.csv.read_csv(
+        tmp_path / "topk.CSV", parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True)
+    )  # fmt: skip
+    wanted = pq.read_table(tmp_path / "topk.parquet")
+    assert read.cast(wanted.schema).equals(wanted)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["topk.CSV", "topk.parquet"]
+
+
+@pytest.mark.parametrize("name", ["topk.txt", "topk", "topk.csv.gz", ".csv"])
+def test_a_name_that_does_not_say_how_to_write_is_refused_at_once(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"to folder/{name}: let its name end in .parquet or in .csv"):
+        TopKWriter(f"folder/{name}")
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # pyarrow tries once more
