@@ -4,6 +4,7 @@ import sys
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
+from llmhd_pl.parser import Parser
 from llmhd_pl.watched import BEST, own_best, refuse_one_file_for_several, watch_what_there_is
 
 SAVE = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # with what callbacks did at the epoch's end
@@ -56,6 +58,12 @@ class CLI(LightningCLI):
 
     The best epoch is the one with the highest ``val/ndcg@10``.
     """
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Return a parser that says what is wrong in a few lines."""
+        parser = Parser(**{"dump_header": [f"pytorch_lightning=={version('pytorch-lightning')}"]} | kwargs)
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or the name of a bundled one")
+        return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add ``--denoising``, link sizes and seed, and add checkpoints, early stopping and the prediction writer."""
@@ -235,7 +243,7 @@ def data_parser(prog: str, description: str, unused: Sequence[str]) -> Lightning
         description: What it does.
         unused: Further arguments that the configuration of a fit may have, and that say nothing to this command.
     """
-    parser = LightningArgumentParser(prog=prog, description=description)
+    parser = Parser(prog=prog, description=description)
     parser.add_argument("-c", "--config", action=ActionConfigFile, help="a file, or a bundled one; also one of a fit")
     parser.add_argument("--seed_everything", type=int, default=0, help="the seed of the data and of the sample")
     parser.add_subclass_arguments(InteractionDataModule, "data", required=True)
@@ -271,5 +279,9 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command line as the owner of the process, whose memory and warnings it may configure."""
     keep_freed_memory()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
-    sys.argv[1:] = with_bundled_configs(arguments)  # also for the processes that a DDP strategy starts
+    try:
+        sys.argv[1:] = with_bundled_configs(arguments)  # also for the processes that a DDP strategy starts
+    except FileNotFoundError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
     main()
