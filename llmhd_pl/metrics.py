@@ -1,7 +1,7 @@
 """Recall@K and NDCG@K over a full ranking, as ``torchmetrics.Metric`` with summed states, and the AUC of two groups."""
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,38 +17,54 @@ from llmhd_pl.ranking import hits_among, top_items
 class MeanLoss:
     """The mean loss of an epoch's samples, which is logged as ``train/loss`` in the last step of the epoch.
 
-    ``LightningModule.log`` in every step would do, but it is a noticeable part of a small model's step.
+    ``LightningModule.log`` in every step would do, but it is a noticeable part of a small model's step. With several
+    processes each is told the mean of the whole batch, so that all know the same, and nothing need be communicated.
     """
 
     def __init__(self) -> None:
+        self._epoch = -1  # the epoch of the samples
         self._sum: Tensor | float = 0.0
-        self._count = 0
+        self._count: Tensor | int = 0
+        self._logged = False
 
-    def update(self, module: LightningModule, mean: Tensor, count: int) -> None:
+    def update(self, module: LightningModule, mean: Tensor, count: Tensor | int) -> None:
         """Add the samples of a step; call it within ``training_step``.
 
         Args:
             module: The module that trains, which logs.
-            mean: The mean loss of the samples, a scalar without gradient.
-            count: The number of samples.
+            mean: The mean loss of the samples of all processes, a scalar without gradient.
+            count: The number of these samples, an integer or a scalar.
         """
+        if self._epoch != module.current_epoch:
+            self._epoch, self._sum, self._count = module.current_epoch, 0.0, 0
         self._sum, self._count = self._sum + at_least_float32(mean) * count, self._count + count
+        self._logged = False
         if module.trainer.is_last_batch:
             self.log(module)
 
     def log(self, module: LightningModule) -> None:
-        """Log the mean and begin anew; no-op if it has just been logged."""
-        if self._count:
+        """Log the mean of the module's epoch; no-op if it has been logged, or if the epoch has had no step."""
+        if self._epoch == module.current_epoch and not self._logged:
             mean = torch.as_tensor(self._sum) / self._count
-            module.log("train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, batch_size=1)
-        self._sum, self._count = 0.0, 0
+            # Without sync_dist Lightning warns of several processes. All of them log the same, which is the maximum.
+            module.log("train/loss", mean, on_step=False, on_epoch=True, prog_bar=True, reduce_fx="max", sync_dist=True)
+            self._logged = True
+
+    def state_dict(self) -> dict[str, float]:
+        """Return the samples of the epoch so far, in plain Python values, the same on every process."""
+        return {"epoch": self._epoch, "sum": float(self._sum), "count": round(float(self._count))}
+
+    def load_state_dict(self, state: Mapping[str, float]) -> None:
+        """Go on with the samples of a checkpoint, with any number of processes; what it had logged is logged again."""
+        self._epoch, self._sum, self._count = int(state["epoch"]), state["sum"], int(state["count"])
+        self._logged = False
 
 
 def rank_hits(scores: Tensor, seen: Tensor, relevant: Tensor, k: int, where: str = "Ranking") -> tuple[Tensor, Tensor]:
     """Rank all items for some users and return which of the top K are relevant.
 
     Args:
-        scores: The predictions, [users, items]. Those of the seen items are overwritten with -inf.
+        scores: The predictions, [users, items]. They are left as they are.
         seen: The (row, item) pairs to leave out of the ranking, int64 [2, n].
         relevant: The (row, item) pairs of the held-out items, int64 [2, m]; no pair may occur twice.
         k: The length of the ranking.

@@ -1,6 +1,7 @@
 """The top K of catalogues that are too large for the predictions of a batch of users to be held at once."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ def top_items(scores: Tensor, seen: Tensor, k: int, where: str = "Ranking") -> T
     """Return the top K unseen items of each user.
 
     Args:
-        scores: The predictions, [users, items]. Those of the seen items are overwritten with -inf.
+        scores: The predictions, [users, items]. They are left as they are.
         seen: The (row, item) pairs to leave out, int64 [2, n].
         k: The length of the ranking; at most all items are ranked.
         where: The beginning of the message of an error.
@@ -26,8 +27,8 @@ def top_items(scores: Tensor, seen: Tensor, k: int, where: str = "Ranking") -> T
         FloatingPointError: If predictions are not finite; see ``check_predictions``.
     """
     check_predictions(scores, where)
-    scores[seen[0], seen[1]] = -torch.inf
-    top = scores.topk(min(k, scores.shape[1]), dim=1)
+    with _left_out(scores, seen[0], seen[1]) as unseen:
+        top = unseen.topk(min(k, unseen.shape[1]), dim=1)
     return top.values, top.indices
 
 
@@ -70,8 +71,7 @@ def top_items_by_blocks(
     ``top_items`` itself.
 
     Args:
-        blocks: The predictions of consecutive items for all users, [n, width] each. Those of seen items are
-            overwritten.
+        blocks: The predictions of consecutive items for all users, [n, width] each. They are left as they are.
         rank: Returns the predictions of all items for some users, [r, items].
         users: The users, int64 [n], with n > 0.
         seen: The (row, item) pairs to leave out, int64 [2, m].
@@ -93,11 +93,11 @@ def top_items_by_blocks(
         largest = block.amax(dim=1)
         highest = largest if highest is None else torch.maximum(highest, largest)
         here = slice(*torch.searchsorted(columns, columns.new_tensor([first, after])).tolist())
-        block[rows[here], columns[here] - first] = -torch.inf
         # In most blocks, most users find nothing that is better than the last of their K + 1.
         better = (largest > best[0][:, -1]).nonzero().squeeze(1)
         if len(better):
-            top = block[better].topk(min(k + 1, block.shape[1]), dim=1)
+            with _left_out(block, rows[here], columns[here] - first) as unseen:
+                top = unseen[better].topk(min(k + 1, block.shape[1]), dim=1)
             values = torch.cat([best[0][better], top.values], dim=1)
             items = torch.cat([best[1][better], top.indices + first], dim=1)
             values, places = values.topk(k + 1, dim=1)
@@ -136,6 +136,23 @@ def hits_among(items: Tensor, relevant: Tensor, num_items: int) -> tuple[Tensor,
     if len(keys):
         hits = keys[places.clamp(max=len(keys) - 1)] == ranked
     return hits, edges.diff()
+
+
+@contextmanager
+def _left_out(scores: Tensor, rows: Tensor, columns: Tensor) -> Iterator[Tensor]:
+    """Within it, predictions are -inf in some places, int64 [n] each. Yields all of them, [users, items].
+
+    Afterwards they are what they were, because a model may keep what its ``rank`` returns. They are copied only if they
+    are no plain matrix, such as a view in which one row stands for all users.
+    """
+    scores = scores.contiguous()
+    places = rows * scores.shape[1] + columns
+    kept = scores.view(-1).index_select(0, places)
+    scores[rows, columns] = -torch.inf
+    try:
+        yield scores
+    finally:
+        scores.view(-1).index_copy_(0, places, kept)
 
 
 def _of_rows(pairs: Tensor, rows: Tensor, count: int) -> Tensor:

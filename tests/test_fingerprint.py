@@ -8,7 +8,7 @@ import pytest
 import torch
 from pytorch_lightning import Trainer
 
-from llmhd_pl.backbones import MF
+from llmhd_pl.backbones import MF, LightGCN
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
 from llmhd_pl.fingerprint import check_data, digest_of
@@ -79,6 +79,16 @@ def test_other_numbers_are_refused(
     """One new item gives this error, not torch's about sizes; two users whose names are swapped give it, too."""
     with pytest.raises(ValueError, match=rf"belongs to other data \({message}.*rows would be taken.*or train anew"):
         use(name, tmp_path, Shop(**({"noise_ratio": 0.2} | other)), checkpoint, loaded)
+
+
+def test_a_graph_model_that_was_loaded_is_refused_in_the_same_words(tmp_path: Path) -> None:
+    """Not in those about sizes that were given: nobody gave any."""
+    fitting = trainer(tmp_path, max_epochs=1)
+    fitting.fit(LightGCN(9, 12, 4, ks=[3]), datamodule=Shop())
+    fitting.save_checkpoint(tmp_path / "a.ckpt")
+    model = LightGCN.load_from_checkpoint(tmp_path / "a.ckpt", strict=False)
+    with pytest.raises(ValueError, match=r"belongs to other data \(users: 9 in the checkpoint, 8 in the data"):
+        trainer(tmp_path).test(model, datamodule=Shop(users="abcdefgh"))
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,7 @@ class Stepping:
 
     def __init__(self) -> None:
         self.trainer = SimpleNamespace(is_last_batch=False)
+        self.current_epoch = 0
         self.logged: list[Tensor] = []
 
     def log(self, name: str, value: Tensor, **more: Any) -> None:
@@ -146,7 +147,7 @@ class Stepping:
 @given(st.lists(st.tuples(st.floats(-100, 100, width=32), st.integers(1, 2000)), min_size=1, max_size=30))
 def test_the_mean_loss_is_that_of_torchmetrics(steps: list[tuple[float, int]]) -> None:
     mean, module = MeanLoss(), Stepping()
-    for _ in range(2):  # epochs
+    for module.current_epoch in range(2):
         reference = MeanMetric()
         for place, (value, count) in enumerate(steps):
             module.trainer.is_last_batch = place == len(steps) - 1
@@ -163,3 +164,18 @@ def test_the_mean_loss_is_summed_in_float32() -> None:
         mean.update(module, torch.tensor(0.5, dtype=torch.bfloat16), 1024)  # type: ignore[arg-type]
     mean.log(module)  # type: ignore[arg-type]
     assert module.logged == [torch.tensor(0.5)]
+
+
+def test_the_mean_loss_of_a_checkpoint_goes_on_to_the_last_digit() -> None:
+    losses, counts = torch.rand(9, generator=torch.Generator().manual_seed(0)), torch.arange(9) + 3
+    for stop in range(9):
+        whole, module = MeanLoss(), Stepping()
+        means = [whole, MeanLoss()]
+        for step, (loss, count) in enumerate(zip(losses, counts.tolist(), strict=True)):
+            for mean in means[: 1 if step <= stop else 2]:
+                mean.update(module, loss, count)  # type: ignore[arg-type]
+            if step == stop:
+                means[1].load_state_dict(whole.state_dict())
+        for mean in means:
+            mean.log(module)  # type: ignore[arg-type]
+        assert torch.equal(*module.logged)

@@ -86,6 +86,43 @@ def test_predictions_that_are_not_finite_are_refused(bad: float, place: int) -> 
         )
 
 
+@pytest.mark.parametrize("one_row", [False, True])
+def test_predictions_are_left_as_they_are(one_row: bool) -> None:
+    """The model may keep them: a part of a larger table, a table from end to end, or one row for all users."""
+    generator = torch.Generator().manual_seed(0)
+    table = torch.rand(9, 20, generator=generator)
+    views = {"part": table[2:6], "columns": table[:4, 3:17], "whole": table, "turned": table.T}
+    if one_row:
+        views = {"expanded": table[:1].expand(4, -1), "of one user": table[0].expand(1, -1)}
+    before = table.clone()
+    for name, scores in views.items():
+        seen = (torch.rand(scores.shape, generator=generator) < 0.3).nonzero().T
+        users = torch.arange(len(scores))
+        expected = top_items(scores.clone(), seen, 3)
+        for found in (
+            top_items(scores, seen, 3),
+            top_items_by_users(lambda some, scores=scores: scores[: len(some)], users[:1], seen[:, seen[0] == 0], 3, 4),  # type: ignore[misc]
+            top_items_by_blocks(
+                scores.split(5, dim=1),
+                lambda some, scores=scores: scores[some],
+                users,
+                seen,
+                3,
+                4,  # type: ignore[misc]
+            ),
+        ):
+            assert torch.equal(found[1], expected[1][: len(found[1])]), name
+            assert torch.equal(table, before), name
+
+
+def test_predictions_are_not_copied() -> None:
+    scores = torch.rand(30, 400)
+    seen = (scores < 0.01).nonzero().T
+    with torch.profiler.profile(profile_memory=True) as profile:
+        top_items(scores, seen, 3)
+    assert max(event.self_cpu_memory_usage for event in profile.events()) < scores.numel()
+
+
 class Rows(TorchDispatchMode):
     """Remembers for how many rows there was a result for all items at once."""
 

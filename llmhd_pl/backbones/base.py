@@ -1,6 +1,5 @@
 """What all backbones share: the training step, the seam for denoisers, the evaluation, and the optimiser."""
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
@@ -10,13 +9,13 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from llmhd_pl.backbones.checkpoints import CheckedCheckpoints
-from llmhd_pl.backbones.comparisons import compare
+from llmhd_pl.backbones.comparisons import chosen_negatives, compare, log_popularity
+from llmhd_pl.backbones.ranges import check_not_negative, check_positive
 from llmhd_pl.finite import FiniteCheck, check_parameters, checks_finite
 from llmhd_pl.metrics import NDCG, MeanLoss, Recall
 from llmhd_pl.processes import reduced
 from llmhd_pl.ranking import AT_ONCE, Top, hits_among, top_items, top_items_by_users
 from llmhd_pl.sample_weights import Batch, SampleWeights
-from llmhd_pl.training_data import training_interactions
 
 Objective = Literal["bpr", "bce", "softmax"]
 Negatives = Literal["uniform", "hardest", "shared", "in-batch"]
@@ -71,21 +70,9 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         for name, size in (("num_users", num_users), ("num_items", num_items)):
             if not isinstance(size, int) or size < 1:
                 raise ValueError(f"{name} is {size!r}; it must be the data module's {name}, an integer of at least 1.")
-        if objective not in ("bpr", "bce", "softmax"):
-            raise ValueError(f"objective is {objective!r}; it must be 'bpr', 'bce' or 'softmax'.")
-        softmax = objective == "softmax"
-        allowed = ("shared", "in-batch", "uniform") if softmax else ("uniform", "hardest")
-        self.negatives = allowed[0] if negatives is None else negatives
-        if self.negatives not in allowed:
-            raise ValueError(
-                f"negatives is {negatives!r}; with the objective {objective!r} it must be one of {', '.join(allowed)}."
-            )
-        if not 0 < softmax_temperature < math.inf:
-            raise ValueError(f"softmax_temperature is {softmax_temperature}; it must be a positive number.")
-        if not 0 < learning_rate < math.inf:
-            raise ValueError(f"learning_rate is {learning_rate}; it must be a positive number.")
-        if not 0 <= l2 < math.inf:
-            raise ValueError(f"l2 is {l2}; it must be a number of at least 0.")
+        self.negatives = chosen_negatives(objective, negatives)
+        check_positive(softmax_temperature=softmax_temperature, learning_rate=learning_rate)
+        check_not_negative(l2=l2)
         self.num_users, self.num_items = num_users, num_items
         self.objective: Objective = objective
         self.softmax_temperature, self.learning_rate, self.l2 = softmax_temperature, learning_rate, l2
@@ -96,8 +83,19 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         # No compute groups: torchmetrics would merge metrics whose first batch happens to give the same sums.
         self.val_metrics = MetricCollection(dict(metrics), prefix="val/", compute_groups=False)
         self.test_metrics = self.val_metrics.clone(prefix="test/")
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
+        """Forget the steps of a fit and the users of an evaluation, which may have been broken off."""
         self._losses, self._predictions = FiniteCheck("losses"), FiniteCheck("predictions")
         self._mean_loss = MeanLoss()
+        self.val_metrics.reset()
+        self.test_metrics.reset()
+
+    def setup(self, stage: str) -> None:
+        """Check the data's sizes, and begin anew; see ``CheckedCheckpoints``. A checkpoint is loaded after this."""
+        super().setup(stage)
+        self._begin_anew()
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss if no last step has, and check the model before the epoch's checkpoint is written."""
@@ -113,12 +111,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             RuntimeError: If the trainer's data module does not know them.
         """
         super().on_fit_start()
-        self._mean_loss = MeanLoss()  # an earlier fit may have been broken off
         if self.negatives == "in-batch":
-            remedy = "Pass a data module that has them, or train with negatives='shared'."
-            _, items = training_interactions(self.trainer, self, remedy)
-            counts = torch.bincount(items, minlength=self.num_items).clamp(min=1)
-            self.log_share = (counts / len(items)).log().to(self.device)
+            self.log_share = log_popularity(self).to(self.device)
 
     @abstractmethod
     def score(self, users: Tensor, items: Tensor) -> Tensor:
@@ -158,7 +152,8 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
             users: The users, int64 [n].
 
         Returns:
-            Predictions, float32 [n, items].
+            Predictions, float32 [n, items]. They are left as they are, so that they may be a view of what the model
+            keeps.
         """
 
     @abstractmethod
@@ -199,13 +194,15 @@ class Backbone(SampleWeights, CheckedCheckpoints, ABC):
         weights, counts = self.weights_and_counts(batch, losses)
         # Under DDP the ranks' shares of a batch differ in size, and gradients are averaged over the ranks. If each rank
         # divides by the ranks' mean count, that average is the gradient of the weighted mean over the whole batch.
-        local = torch.stack([counts.sum(), counts.new_full((), len(users))])
-        count, samples = reduced(self.trainer, local, "mean")
-        loss = (weights * losses).sum() / count.clamp(min=torch.finfo(count.dtype).tiny)
-        self._mean_loss.update(self, loss.detach(), len(users))
+        total = (weights * losses).sum()
+        local = torch.stack([counts.sum(), counts.new_full((), len(users)), total.detach()])
+        count, samples, totals = reduced(self.trainer, local, "mean")
+        count = count.clamp(min=torch.finfo(count.dtype).tiny)
+        loss, batch_size = total / count, samples * self.trainer.world_size
+        self._mean_loss.update(self, totals / count, len(users) if self.trainer.world_size == 1 else batch_size)
         if self.l2 > 0:
             loss = loss + self.l2 / 2 * self.squared_norms(batch).sum() / samples
-        auxiliary = self.auxiliary_loss(batch, samples * self.trainer.world_size)
+        auxiliary = self.auxiliary_loss(batch, batch_size)
         if auxiliary is not None:
             loss = loss + self.trainer.world_size * auxiliary
         self._losses.see(loss.detach(), self.current_epoch, self.global_step)

@@ -7,9 +7,10 @@ from torch import Tensor
 
 from llmhd_pl.losses import bce_loss, bpr_loss, softmax_loss
 from llmhd_pl.sample_weights import Batch
+from llmhd_pl.training_data import training_interactions
 
 if TYPE_CHECKING:
-    from llmhd_pl.backbones.base import Backbone
+    from llmhd_pl.backbones.base import Backbone, Negatives, Objective
 
 _SHARED = 512  # items that a whole batch is compared with: one product, which costs less than a step without it
 
@@ -22,6 +23,45 @@ class Comparison(NamedTuple):
     negative_score: Tensor
     negative: Tensor
     """The sampled item of each sample, int64; with "hardest" the candidate that was chosen."""
+
+
+def chosen_negatives(objective: "Objective", negatives: "Negatives | None") -> "Negatives":
+    """Return what observed items are compared with: what was asked for, or the default of the objective.
+
+    Args:
+        objective: The loss.
+        negatives: The items, or None for the default; see ``Backbone``.
+
+    Raises:
+        ValueError: If the objective is unknown, or does not go with the negatives.
+    """
+    if objective not in ("bpr", "bce", "softmax"):
+        raise ValueError(f"objective is {objective!r}; it must be 'bpr', 'bce' or 'softmax'.")
+    softmax: tuple[Negatives, ...] = ("shared", "in-batch", "uniform")
+    others: tuple[Negatives, ...] = ("uniform", "hardest")
+    allowed = softmax if objective == "softmax" else others
+    if negatives is None:
+        return allowed[0]
+    if negatives not in allowed:
+        raise ValueError(
+            f"negatives is {negatives!r}; with the objective {objective!r} it must be one of {', '.join(allowed)}."
+        )
+    return negatives
+
+
+def log_popularity(model: "Backbone") -> Tensor:
+    """Return the logarithm of each item's share of the training interactions, of which it has at least one: [items].
+
+    Args:
+        model: The model, in a fit.
+
+    Raises:
+        RuntimeError: If the trainer's data module does not know the interactions.
+    """
+    remedy = "Pass a data module that has them, or train with negatives='shared'."
+    _, items = training_interactions(model.trainer, model, remedy)
+    counts = torch.bincount(items, minlength=model.num_items).clamp(min=1)
+    return (counts / len(items)).log()
 
 
 def compare(model: "Backbone", batch: Batch) -> Comparison:

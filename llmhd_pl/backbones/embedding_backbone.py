@@ -6,9 +6,11 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pytorch_lightning.trainer.states import TrainerStatus
 from torch import Tensor
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
+from llmhd_pl.backbones.ranges import check_integers
 from llmhd_pl.precision import at_least_float32
 from llmhd_pl.ranking import AT_ONCE, Top, top_items_by_blocks
 from llmhd_pl.sample_weights import Batch
@@ -40,7 +42,8 @@ class EmbeddingBackbone(Backbone):
         negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
-        ValueError: If an argument is not valid; see ``Backbone``.
+        ValueError: If ``embedding_dim`` is less than 1, the similarity is unknown, or an argument is not valid; see
+            ``Backbone``.
     """
 
     def __init__(
@@ -59,11 +62,13 @@ class EmbeddingBackbone(Backbone):
         super().__init__(num_users, num_items, objective, learning_rate, l2, ks, softmax_temperature, negatives)
         if similarity not in (None, "dot", "cosine"):
             raise ValueError(f"similarity is {similarity!r}; it must be 'dot' or 'cosine'.")
+        check_integers(1, embedding_dim=embedding_dim)
         self.similarity = similarity or ("cosine" if objective == "softmax" else "dot")
         self.embedding = torch.nn.Embedding(num_users + num_items, embedding_dim)
         for table in self.embedding.weight.split([num_users, num_items]):
             torch.nn.init.xavier_uniform_(table)
-        self._frozen: Tensor | None = None
+        self._frozen: Tensor | None = None  # what predictions are products of, for a whole evaluation
+        self._held: Tensor | None = None  # the same for a single ranking
 
     @abstractmethod
     def final_embeddings(self) -> Tensor:
@@ -119,7 +124,7 @@ class EmbeddingBackbone(Backbone):
         Returns:
             Predictions, float32 [n, items].
         """
-        final = self._compared(self.final_embeddings()) if self._frozen is None else self._frozen
+        final = self._final() if self._held is None else self._held
         with torch.autocast(final.device.type, enabled=False):
             return torch.mm(at_least_float32(final[users]), at_least_float32(final[self.num_users :][items]).t())
 
@@ -131,16 +136,14 @@ class EmbeddingBackbone(Backbone):
             seen: The (row, item) pairs to leave out, int64 [2, m].
             k: The length of the ranking.
         """
-        frozen = self._frozen
+        self._held = self._final().detach()
         try:
-            if frozen is None:
-                self._frozen = self._compared(self.final_embeddings())
             width = max((_BLOCK if self.device.type == "cpu" else _LARGE_BLOCK) // len(users), 1)
             blocks = (self.rank(users, slice(first, first + width)) for first in range(0, self.num_items, width))
             few = max(AT_ONCE // self.num_items, 1)
             return top_items_by_blocks(blocks, self.rank, users, seen, k, few, self._where())
         finally:
-            self._frozen = frozen
+            self._held = None
 
     def squared_norms(self, batch: Batch) -> Tensor:
         """Return the squared norm of the free embeddings of each sample's user, positive and negative: [B]."""
@@ -150,11 +153,28 @@ class EmbeddingBackbone(Backbone):
         rows = F.embedding(nodes, self.embedding.weight, sparse=self.embedding.weight.device.type == "cpu")
         return rows.square().sum(dim=1).view(3, -1).sum(dim=0)
 
-    # Weights do not change during an evaluation, so the final embeddings are computed once for all of its batches.
+    # Weights do not change during an evaluation, so the final embeddings are computed once for all of its batches. An
+    # evaluation that an error or Ctrl-C has ended has no end to forget them at, so they are used while one is running.
+
+    def _final(self) -> Tensor:
+        """Return what predictions are products of: [users + items, d]."""
+        if self._frozen is not None and self._evaluates():
+            return self._frozen
+        return self._compared(self.final_embeddings())
+
+    def _evaluates(self) -> bool:
+        trainer = self._trainer
+        if trainer is None or trainer.state.status != TrainerStatus.RUNNING:
+            return False
+        return trainer.evaluating or trainer.predicting
+
+    def _freeze(self) -> None:
+        # Detached: the table itself would become a second parameter of that name, which checkpoints would hold.
+        self._frozen = self._compared(self.final_embeddings()).detach()
 
     def on_validation_epoch_start(self) -> None:
         """Compute the final embeddings for the whole validation."""
-        self._frozen = self._compared(self.final_embeddings())
+        self._freeze()
 
     def on_validation_epoch_end(self) -> None:
         """Forget the final embeddings of the validation."""
@@ -162,7 +182,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_test_epoch_start(self) -> None:
         """Compute the final embeddings for the whole test."""
-        self._frozen = self._compared(self.final_embeddings())
+        self._freeze()
 
     def on_test_epoch_end(self) -> None:
         """Forget the final embeddings of the test."""
@@ -170,7 +190,7 @@ class EmbeddingBackbone(Backbone):
 
     def on_predict_epoch_start(self) -> None:
         """Compute the final embeddings for all predictions."""
-        self._frozen = self._compared(self.final_embeddings())
+        self._freeze()
 
     def on_predict_epoch_end(self) -> None:
         """Forget the final embeddings of the predictions."""

@@ -7,6 +7,7 @@ from torch import Tensor
 from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
+from llmhd_pl.backbones.ranges import check_integers
 
 
 class LightGCN(GraphBackbone):
@@ -28,7 +29,7 @@ class LightGCN(GraphBackbone):
         negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
-        ValueError: If an argument is not valid; see ``Backbone``.
+        ValueError: If ``num_layers`` is less than 0, or an argument is not valid; see ``EmbeddingBackbone``.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class LightGCN(GraphBackbone):
             softmax_temperature,
             negatives,
         )
+        check_integers(0, num_layers=num_layers)
         self.num_layers = num_layers
 
     def final_embeddings(self) -> Tensor:

@@ -1,5 +1,7 @@
 """NCL."""
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -11,6 +13,7 @@ from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, distinct
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.k_means import k_means
 from llmhd_pl.backbones.lightgcn import LightGCN
+from llmhd_pl.backbones.ranges import check_integers, check_not_negative, check_positive
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.losses import info_nce
 from llmhd_pl.sample_weights import Batch
@@ -52,7 +55,8 @@ class NCL(LightGCN):
             them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
-        ValueError: If ``num_clusters`` is less than 1, or an argument is not valid; see ``Backbone``.
+        ValueError: If ``num_clusters`` is less than 1, ``temperature`` is not above 0, ``warm_up_epochs`` or a weight
+            is less than 0, or an argument is not valid; see ``LightGCN``.
     """
 
     centroids: Tensor
@@ -96,8 +100,11 @@ class NCL(LightGCN):
         )
         check_num_contrasted(num_contrasted)
         self.num_contrasted = num_contrasted
-        if num_clusters < 1:
-            raise ValueError(f"num_clusters is {num_clusters}; it must be at least 1.")
+        check_integers(1, num_clusters=num_clusters)
+        check_integers(0, warm_up_epochs=warm_up_epochs)
+        check_positive(temperature=temperature)
+        check_not_negative(structure_weight=structure_weight, item_weight=item_weight)
+        check_not_negative(prototype_weight=prototype_weight)
         self.temperature, self.seed, self.warm_up_epochs = temperature, seed, warm_up_epochs
         self.structure_weight, self.item_weight, self.prototype_weight = structure_weight, item_weight, prototype_weight
         self._sizes = [min(num_clusters, num_users), min(num_clusters, num_items)]
@@ -113,6 +120,21 @@ class NCL(LightGCN):
         if stage == "fit":
             self.clustered_epoch.fill_(-1)
             self._clustered = -1
+
+    def on_train_start(self) -> None:
+        """Warn of a run that ends before the prototypes are used."""
+        trainer = self.trainer
+        epochs = math.inf if trainer.max_epochs in (None, -1) else trainer.max_epochs
+        steps = trainer.num_training_batches / trainer.accumulate_grad_batches  # of an epoch
+        if trainer.max_steps != -1 and steps < math.inf:
+            epochs = min(epochs, trainer.max_steps / math.ceil(steps))
+        if self.prototype_weight > 0 and epochs <= self.warm_up_epochs:
+            warnings.warn(
+                f"{type(self).__name__}: prototype_weight and num_clusters have no effect. The prototypes are used "
+                f"after warm_up_epochs={self.warm_up_epochs}, and this run has at most {epochs:,.6g} epochs. Lower "
+                "warm_up_epochs, or set prototype_weight to 0 if it is meant to have none.",
+                stacklevel=2,
+            )
 
     def on_train_epoch_start(self) -> None:
         """Find the clusters of the epoch before its steps."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llmhd_pl.backbones.base import Backbone, Negatives, Objective
+from llmhd_pl.backbones.ranges import check_dropped, check_integers, check_widths
 from llmhd_pl.backbones.seeding import dropout_factors, seeded_generator
 from llmhd_pl.precision import at_least_float32
 from llmhd_pl.sample_weights import Batch
@@ -38,7 +39,8 @@ class NeuMF(Backbone):
         negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
-        ValueError: If there is no hidden layer, or an argument is not valid; see ``Backbone``.
+        ValueError: If there is no hidden layer, an embedding or a layer has no width, ``dropout`` is not in [0, 1), or
+            an argument is not valid; see ``Backbone``.
     """
 
     def __init__(
@@ -61,6 +63,9 @@ class NeuMF(Backbone):
             raise ValueError(
                 "hidden_dims is empty; the perceptron needs at least one layer. Use GMF for a model without one."
             )
+        check_integers(1, embedding_dim=embedding_dim)
+        check_widths(hidden_dims)
+        check_dropped(dropout=dropout)
         self.dropout, self.seed = dropout, seed
         self.embedding = nn.Embedding(num_users + num_items, embedding_dim)
         self.mlp_embedding = nn.Embedding(num_users + num_items, embedding_dim)
@@ -76,13 +81,19 @@ class NeuMF(Backbone):
         user, item = F.embedding(nodes, self.embedding.weight).chunk(2)
         x = torch.cat(F.embedding(nodes, self.mlp_embedding.weight).chunk(2), dim=1)
         dropping = self.training and self.dropout > 0
-        rank = self.global_rank if dropping else 0  # the ranks have different samples, so they draw differently
-        generator = seeded_generator(x.device, "neumf", self.seed, self.global_step, rank) if dropping else None
+        generator = seeded_generator(x.device, *self._key()) if dropping else None
         for layer in self.hidden:
             if generator is not None:
                 x = x * dropout_factors(x.shape, self.dropout, generator, x.device).to(x.dtype)
             x = layer(x).relu()
         return (torch.cat([user * item, x.float()], dim=1) * self.output.weight).sum(dim=1) + self.output.bias
+
+    def _key(self) -> tuple[int | str, ...]:
+        """Return what the dropout of a batch depends on: the ranks, and the batches of a step, have other samples."""
+        key = ("neumf", self.seed, self.global_step, self.global_rank)
+        trainer = self._trainer
+        place = 0 if trainer is None else trainer.fit_loop.batch_idx % trainer.accumulate_grad_batches
+        return (*key, place) if place else key  # the first batch of a step has the draws of a step of one batch
 
     def rank(self, users: Tensor) -> Tensor:
         """Return the logits of all items for users, int64 [n], in float32 even under autocast: [n, items].

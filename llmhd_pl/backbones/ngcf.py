@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
+from llmhd_pl.backbones.ranges import check_dropped, check_widths
 from llmhd_pl.backbones.seeding import dropout_factors, seeded_generator
 from llmhd_pl.precision import at_least_float32
 
@@ -38,7 +39,8 @@ class NGCF(GraphBackbone):
         negatives: The items that an observed one is compared with; see ``Backbone``.
 
     Raises:
-        ValueError: If an argument is not valid; see ``Backbone``.
+        ValueError: If a layer has no width, ``message_dropout`` is not in [0, 1), or an argument is not valid; see
+            ``EmbeddingBackbone``.
     """
 
     def __init__(
@@ -69,6 +71,8 @@ class NGCF(GraphBackbone):
             softmax_temperature,
             negatives,
         )
+        check_dropped(message_dropout=message_dropout)
+        check_widths(hidden_dims)
         self.message_dropout, self.seed = message_dropout, seed
         widths = [embedding_dim, *hidden_dims]
         self.sums = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))

@@ -11,6 +11,7 @@ from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.graph_backbone import GraphBackbone
+from llmhd_pl.backbones.ranges import check_integers, check_not_negative, check_positive
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.finite import checks_finite
 from llmhd_pl.graph import WeightedAdjacency
@@ -68,7 +69,8 @@ class RGCF(GraphBackbone):
             them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
-        ValueError: If an argument is not valid; see ``Backbone``.
+        ValueError: If ``prune_below`` is not from 0 to 1, ``temperature`` is not above 0, ``num_layers``,
+            ``added_edges`` or ``ssl_weight`` is less than 0, or an argument is not valid; see ``EmbeddingBackbone``.
     """
 
     def __init__(
@@ -105,6 +107,11 @@ class RGCF(GraphBackbone):
         )
         check_num_contrasted(num_contrasted)
         self.num_contrasted = num_contrasted
+        check_integers(0, num_layers=num_layers)
+        if not 0 <= prune_below <= 1:
+            raise ValueError(f"prune_below is {prune_below}; it must be from 0 to 1, as the weights of edges are.")
+        check_not_negative(added_edges=added_edges, ssl_weight=ssl_weight)
+        check_positive(temperature=temperature)
         self.num_layers, self.prune_below, self.added_edges = num_layers, prune_below, added_edges
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
         self._step: _Denoised | None = None  # the denoised graph of the training step that is running

@@ -10,6 +10,7 @@ from llmhd_pl.backbones.base import Negatives, Objective
 from llmhd_pl.backbones.contrast import check_num_contrasted, contrast, drawn_nodes
 from llmhd_pl.backbones.embedding_backbone import Similarity
 from llmhd_pl.backbones.lightgcn import LightGCN
+from llmhd_pl.backbones.ranges import check_dropped, check_not_negative, check_positive
 from llmhd_pl.backbones.seeding import seeded_generator
 from llmhd_pl.graph import SymmetricAdjacency, edge_normalization
 from llmhd_pl.sample_weights import Batch
@@ -47,8 +48,8 @@ class SGL(LightGCN):
             them; see ``sampled_info_nce``. None is all of them, as in the paper.
 
     Raises:
-        ValueError: If ``augmentation`` is none of the three, ``drop_rate`` is not in [0, 1), or an argument is not
-            valid; see ``Backbone``.
+        ValueError: If ``augmentation`` is none of the three, ``drop_rate`` is not in [0, 1), ``temperature`` is not
+            above 0, ``ssl_weight`` is less than 0, or an argument is not valid; see ``LightGCN``.
     """
 
     def __init__(
@@ -90,8 +91,9 @@ class SGL(LightGCN):
             raise ValueError(
                 f"augmentation is {augmentation!r}; it must be 'edge_dropout', 'node_dropout' or 'random_walk'."
             )
-        if not 0 <= drop_rate < 1:
-            raise ValueError(f"drop_rate is {drop_rate}; it must be at least 0 and less than 1.")
+        check_dropped(drop_rate=drop_rate)
+        check_positive(temperature=temperature)
+        check_not_negative(ssl_weight=ssl_weight)
         self.augmentation, self.drop_rate = augmentation, drop_rate
         self.temperature, self.ssl_weight, self.seed = temperature, ssl_weight, seed
         self._views: tuple[int, tuple[list[SymmetricAdjacency], ...]] | None = None

@@ -2,10 +2,11 @@ from typing import Any
 
 import pytest
 import torch
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
 from torch import Tensor
+from torch.utils.data import DataLoader
 
-from llmhd_pl.backbones import MF, LightGCN
+from llmhd_pl.backbones import GMF, MF, Backbone, LightGCN, NeuMF
 from llmhd_pl.datamodules import SyntheticCatalog
 from llmhd_pl.sample_weights import SampleWeights
 
@@ -125,6 +126,28 @@ def test_bad_arguments_are_named(arguments: dict[str, Any]) -> None:
         MF(**({"num_users": 2, "num_items": 3} | arguments))
 
 
+@pytest.mark.parametrize("backbone", [MF, GMF, NeuMF, LightGCN])
+@pytest.mark.parametrize("sizes", [(50, 60), (59, 50), (60, 49), (61, 50)])
+def test_sizes_other_than_those_of_the_data_are_refused(backbone: type[Backbone], sizes: tuple[int, int]) -> None:
+    """Without that, one table for users and items would take some users for items."""
+    name, ours, theirs = ("num_users", sizes[0], 60) if sizes[0] != 60 else ("num_items", sizes[1], 50)
+    message = rf"{backbone.__name__} was made with {name}={ours}, .* has {name}={theirs}. Take .* from the data module"
+    for use in ("fit", "validate", "test", "predict"):
+        with pytest.raises(ValueError, match=message):
+            getattr(quiet_trainer(max_epochs=1), use)(backbone(*sizes), tiny_catalog())
+
+
+def test_sizes_are_not_compared_with_those_of_data_that_does_not_know_them() -> None:
+    class Unknown(LightningDataModule):
+        num_users = None
+
+        def predict_dataloader(self) -> Any:
+            nothing = torch.empty(2, 0, dtype=torch.int64)
+            return DataLoader([{"user": torch.arange(3), "seen": nothing}], batch_size=None)  # type: ignore[arg-type]
+
+    assert quiet_trainer().predict(MF(3, 30), Unknown())
+
+
 @pytest.mark.parametrize("backbone", [MF, LightGCN])
 @pytest.mark.parametrize("objective", ["bpr", "bce"])
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
@@ -175,6 +198,29 @@ def test_predict_gives_the_best_unseen_items() -> None:
     assert torch.equal(torch.cat([batch["item"] for batch in batches]), expected.indices)  # type: ignore[call-overload]
 
 
+def test_what_rank_returns_is_left_as_it_is() -> None:
+    """A ranking by popularity returns one row for all users, and keeps it."""
+
+    class Popularity(MF):
+        copies = True
+
+        def rank(self, users: Tensor, items: slice = slice(None)) -> Tensor:
+            same_for_all = counts[items].expand(len(users), -1)
+            return same_for_all.clone() if self.copies else same_for_all
+
+    class Views(Popularity):
+        copies = False
+
+    data = tiny_catalog(eval_batch_size=7)
+    data.setup()
+    counts = torch.bincount(data.train_items, minlength=50).float()
+    counts += torch.arange(50) / 100  # no ties
+    before = counts.clone()
+    copied, viewed = (quiet_trainer().test(kind(60, 50), data, verbose=False) for kind in (Popularity, Views))
+    assert viewed == copied and copied[0]["test/recall@20"] > 0
+    assert torch.equal(counts, before)
+
+
 class Collecting(Callback):
     """Collects the losses and the sizes of an epoch's steps, and the mean that is logged when callbacks act."""
 
@@ -194,7 +240,9 @@ def test_the_logged_loss_is_the_mean_over_the_samples_of_its_epoch() -> None:
     data = tiny_catalog()
     model, collecting = MF(data.num_users, data.num_items, embedding_dim=4, l2=0.0), Collecting()
     trainer = quiet_trainer(max_epochs=4, limit_val_batches=0, callbacks=[collecting])
-    model._mean_loss._sum, model._mean_loss._count = 1e6, 1000  # what a fit that was broken off leaves
+    # What a fit that was broken off leaves; the last one only where there is a GPU.
+    model._mean_loss._epoch, model._mean_loss._sum, model._mean_loss._count = 0, 1e6, 1000
+    model._losses._first = torch.tensor(3.0)
     trainer.fit(model, data)
     assert len(collecting.epochs) == 4
     for steps, logged in collecting.epochs:

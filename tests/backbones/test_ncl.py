@@ -1,8 +1,9 @@
+import warnings
 from typing import Any
 
 import pytest
 import torch
-from small_models import BATCH, ITEMS, NUM_ITEMS, NUM_USERS, USERS, adjacency, attach, dense, info_nce, normalized
+from small_models import BATCH, ITEMS, NUM_ITEMS, NUM_USERS, USERS, adjacency, attach, dense, fit, info_nce, normalized
 
 from llmhd_pl.backbones import NCL
 
@@ -78,3 +79,28 @@ def test_no_more_clusters_than_nodes() -> None:
     assert made.cluster[:5].sort().values.tolist() == [0, 1, 2, 3, 4]
     with pytest.raises(ValueError, match="num_clusters"):
         model(0, num_clusters=0)
+
+
+@pytest.mark.parametrize(
+    ("length", "epochs"),
+    [
+        ({"max_epochs": 2}, "2"),
+        ({"max_steps": 9}, "1.8"),  # there are five batches an epoch
+        ({"max_epochs": 3, "max_steps": 6, "accumulate_grad_batches": 2}, "2"),
+    ],
+)
+def test_a_run_that_ends_before_the_prototypes_are_used_is_warned_of(length: dict[str, int], epochs: str) -> None:
+    with pytest.warns(UserWarning, match=rf"NCL: .*warm_up_epochs=2, .* at most {epochs} epochs. Lower warm_up_epochs"):
+        fit(NCL(60, 50, embedding_dim=4, warm_up_epochs=2), limit_val_batches=0, **({"max_epochs": -1} | length))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "length"),
+    [({}, {"max_epochs": 3}), ({}, {"max_steps": 11}), ({"prototype_weight": 0.0}, {"max_epochs": 1})],
+)
+def test_and_no_other_run(arguments: dict[str, float], length: dict[str, int]) -> None:
+    made: Any = NCL(60, 50, embedding_dim=4, num_clusters=3, warm_up_epochs=2, **arguments)  # type: ignore[arg-type]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="NCL")
+        fit(made, limit_val_batches=0, **({"max_epochs": -1} | length))
+    assert (int(made.clustered_epoch) == 2) == (not arguments)

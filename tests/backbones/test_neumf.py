@@ -1,9 +1,12 @@
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from small_models import BATCH, attach
+from small_models import BATCH, attach, fit
+from torch import Tensor
 
-from llmhd_pl.backbones import NeuMF
+from llmhd_pl.backbones import NeuMF, neumf
 
 
 def reference(model: NeuMF, user: int, item: int) -> float:
@@ -65,6 +68,34 @@ def test_dropout_belongs_to_the_seed_and_the_step() -> None:
     assert not torch.equal(one.score(users, items), other.score(users, items))
     assert not torch.equal(one.score(users, items), plain)
     assert torch.equal(one.eval().score(users, items), plain)
+
+
+@pytest.mark.parametrize("accumulated", [1, 2, 3])
+def test_each_batch_of_a_step_draws_its_own_dropout(monkeypatch: pytest.MonkeyPatch, accumulated: int) -> None:
+    """A step of one batch draws what it drew when only the step counted, and so does the first batch of any step."""
+    keys: list[tuple[int | str, ...]] = []
+    drawn: list[Tensor] = []
+    generator, factors = neumf.seeded_generator, neumf.dropout_factors
+
+    def listen(device: torch.device, *key: int | str) -> torch.Generator:
+        keys.append(key)
+        return generator(device, *key)
+
+    def draw(*arguments: Any) -> Tensor:
+        drawn.append(factors(*arguments))
+        return drawn[-1]
+
+    monkeypatch.setattr(neumf, "seeded_generator", listen)
+    monkeypatch.setattr(neumf, "dropout_factors", draw)
+    made = NeuMF(60, 50, embedding_dim=4, hidden_dims=(4,), dropout=0.5)
+    fit(made, accumulate_grad_batches=accumulated, limit_val_batches=0)  # two epochs of five batches
+    steps = -(-5 // accumulated)
+    assert keys[::5] == [("neumf", 0, 0, 0), ("neumf", 0, steps, 0)]
+    for number, key in enumerate(keys):
+        epoch, place = divmod(number, 5)
+        step, within = epoch * steps + place // accumulated, place % accumulated
+        assert key == (("neumf", 0, step, 0, within) if within else ("neumf", 0, step, 0))
+    assert len({tuple(mask[:100].flatten().tolist()) for mask in drawn}) == len(drawn) == 10
 
 
 def test_l2_counts_both_towers() -> None:
