@@ -67,7 +67,7 @@ def test_a_run_with_other_settings_writes_into_its_own_folder(other: list[str], 
 def test_the_model_of_another_run_is_never_tested_as_that_of_this_one() -> None:
     fit()
     with pytest.raises(
-        RuntimeError, match="Nothing was trained: .*last.ckpt has all of the 2 epochs, and it is of ano"
+        RuntimeError, match=r"Nothing was trained: .*last\.ckpt has all of the 2 epochs, and it is of ano"
     ):
         fit(*LAST, "--model.l2", "0.5")
     fit(*LAST)  # of the same run it is the best checkpoint
