@@ -437,7 +437,9 @@ def test_what_is_finished_already_is_said(tmp_path: Path, capsys: pytest.Capture
     assert f"2 of 2 runs are not started: their records are in {tmp_path / 'out'}" in capsys.readouterr().out
 
 
-def test_an_interruption_starts_no_further_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interruption_starts_no_further_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     started: list[Any] = []
 
     def execute(_: Grid, cell: Any) -> None:
@@ -453,6 +455,9 @@ def test_an_interruption_starts_no_further_run(tmp_path: Path, monkeypatch: pyte
     with pytest.raises(KeyboardInterrupt):
         compare.execute_all(loaded, loaded.runs())
     assert len(started) <= 2 < len(loaded.runs())
+    with pytest.raises(SystemExit) as ended:
+        compare.main(["--config", str(tmp_path / "grid.yaml")])
+    assert ended.value.code == 130 and "Started again, the command goes on" in capsys.readouterr().out
 
 
 BEST = {"monitor": "val/ndcg@10", "mode": "max"}

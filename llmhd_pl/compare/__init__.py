@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments; None takes those of the process.
 
     Raises:
-        SystemExit: If the grid or a file of records is wrong, or a run fails.
+        SystemExit: If the grid or a file of records is wrong, a run fails, or the command is interrupted.
     """
     parser = argparse.ArgumentParser(
         "llmhd compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -57,7 +57,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     count = len(grid.runs())
     if not options.table and len(missing) < count:
         print(f"{count - len(missing)} of {count} runs are not started: their records are in {grid.output}.")
-    failed = execute_all(grid, missing) if missing else 0
+    try:
+        failed = execute_all(grid, missing) if missing else 0
+    except KeyboardInterrupt:
+        print("Interrupted. Started again, the command goes on from the runs' last checkpoints.")
+        raise SystemExit(130) from None  # as a shell has it
     short = write(grid)
     if len(short):
         show(short)
