@@ -251,7 +251,7 @@ class LLMSampleScorer(EpochEndCallback):
         """Return preferences, scores and usage of all processes. Lightning calls it on every process at once."""
         if self._trainer is None:
             return {}  # nothing was trained
-        judge = {"judge": identity(self.scorer), "pairs": self._asked}
+        judge = {"judge": identity(self.scorer), "pairs": self._asked, "scored": self._scored}
         return self.judgements.merged(gathered(self._trainer, self.judgements.own)) | judge
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -267,9 +267,11 @@ class LLMSampleScorer(EpochEndCallback):
                 new = Judgements(self.scorer, texts, recorder.users, recorder.items, recorder.labels)
                 said = new.merged([new.own])
                 state_dict = state_dict | {name: said[name] for name in ("preferences", "scores", "asked")}
+                state_dict |= {"pairs": 0, "scored": False}
             self.judgements.load_state_dict(state_dict, self._trainer.global_rank, self._trainer.world_size)
-            self._scored |= not bool(state_dict["scores"].isnan().all())
-            self._asked += state_dict.get("pairs", 0)  # what was refused for having no score at all, is again
+            # What has been asked without any answer is refused again; what another judge was asked is not.
+            self._asked += state_dict.get("pairs", 0)
+            self._scored |= state_dict.get("scored", not bool(state_dict["scores"].isnan().all()))
 
 
 def _check_texts(texts: Any) -> None:

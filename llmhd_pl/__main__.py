@@ -18,20 +18,28 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line. It finds the modules in the current folder, also as a script, as ``python -m`` does.
+    """Run the command line. It finds the modules in the current folder, also as a script.
 
     Args:
         arguments: The arguments; None takes those of the process.
+
+    Raises:
+        SystemExit: If a file does not exist, or the command ends with an error of its own.
     """
     if "" not in sys.path and not sys.flags.safe_path:
-        sys.path.insert(0, "")
+        sys.path.append("")  # last: a statistics.py in the folder is not to take the place of Python's
     given = list(sys.argv[1:] if arguments is None else arguments)
     if given[:1] == ["--version"]:
         print(f"llmhd-pl {llmhd_pl.__version__}")
-    elif given and given[0] in COMMANDS:
-        import_module(COMMANDS[given[0]]).main(given[1:])
-    else:
-        import_module("llmhd_pl.cli").run(given)
+        return
+    try:
+        if given and given[0] in COMMANDS:
+            import_module(COMMANDS[given[0]]).main(given[1:])
+        else:
+            import_module("llmhd_pl.cli").run(given)
+    except FileNotFoundError as error:  # the message says which, and what to do
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The command line: ``llmhd fit --config quickstart``. ``train.py`` and ``python -m llmhd_pl`` are the same."""
 
 import sys
+import time
 import warnings
 from argparse import SUPPRESS
 from collections.abc import Mapping, Sequence
@@ -141,6 +142,7 @@ class CLI(LightningCLI):
         """Choose the folder of the checkpoints and what decides which of them is best."""
         last = Path(self._checkpoint or "")
         resumed = last.is_file() and self._is_run_of(last.parent.parent / "config.yaml")
+        self._of_another_run, self._began = last.is_file() and not resumed, time.time()
         for checkpoint in self.trainer.checkpoint_callbacks:
             if isinstance(checkpoint, ModelCheckpoint) and checkpoint.dirpath is None and self.trainer.log_dir:
                 folder = last.parent if resumed else Path(self.trainer.log_dir, "checkpoints")
@@ -170,7 +172,10 @@ class CLI(LightningCLI):
             rank_zero_warn("The data has no test interactions, so that there is no test.")
             return
         # The trainer's checkpoint_callback is the first of all; one of trainer.callbacks would come before it.
-        best = own_best(self.trainer, self.config_init[self.subcommand].checkpoint, self._checkpoint)
+        checkpoint = self.config_init[self.subcommand].checkpoint
+        best = checkpoint.best_model_path
+        if self._of_another_run:
+            best = own_best(self.trainer, checkpoint, self._began, str(self._checkpoint))
         if not best:
             rank_zero_warn(
                 "There is no best checkpoint, because training ended before a validation or none was to be saved: the "
@@ -279,9 +284,5 @@ def run(arguments: Sequence[str]) -> None:
     """Run the command line as the owner of the process, whose memory and warnings it may configure."""
     keep_freed_memory()
     warnings.filterwarnings("ignore", ".*LeafSpec.*")  # Lightning 2.6 calls what torch 2.13 deprecates
-    try:
-        sys.argv[1:] = with_bundled_configs(arguments)  # also for the processes that a DDP strategy starts
-    except FileNotFoundError as error:
-        sys.stderr.write(f"error: {error}\n")
-        raise SystemExit(2) from None
+    sys.argv[1:] = with_bundled_configs(arguments)  # also for the processes that a DDP strategy starts
     main()

@@ -28,7 +28,8 @@ class Parser(LightningArgumentParser):
         Raises:
             SystemExit: Always, with the code 2.
         """
-        super().error("\n".join([message, *hints(message)]), ex)
+        # The error of a parser within another is part of that one's message.
+        super().error("\n".join([message, *hints(message)]) if self.exit_on_error else message, ex)
 
 
 def hints(message: str) -> list[str]:
@@ -38,16 +39,20 @@ def hints(message: str) -> list[str]:
         message: The error.
     """
     found = []
+    keys = list(dict.fromkeys(re.findall(r'Parser key "([\w.]+)"', message)))
     for name in dict.fromkeys(re.findall(r"Expected a dot import path string: ([\w.]+)", message)):
         near = difflib.get_close_matches(name, llmhd_pl.__all__)
+        if name in llmhd_pl.__all__:
+            found.append(f"{name} is nothing that {keys[-1] if keys else 'this'} can be.")
+            continue
         found.append(
-            f"There is no class {name}. " + (f"Did you mean {' or '.join(near)}? " if near else "")
+            f"There is no class {name}. "
+            + (f"Did you mean {' or '.join(near)}? " if near else "")
             + "A class of your own is named with its module: my_module.MyClass."
-        )  # fmt: skip
+        )
     pattern = r"given class_path '([\w.]+)':\s+(?:- )?Option '(\w+)' is not accepted"
     for path, option in dict.fromkeys(re.findall(pattern, message)):
-        name = path.rpartition(".")[2]
-        part = re.search(r'Parser key "(model|data|denoising|scorer)"', message)
-        where = f"--{part[1]}.help {name}" if part else "--help"
-        found.append(f"{name} has no argument {option}: {where} lists those that it has.")
+        if keys and keys[0] in ("model", "data", "denoising", "scorer"):
+            name = path.rpartition(".")[2]
+            found.append(f"{name} has no argument {option}: --{'.'.join(keys)}.help {name} lists those that it has.")
     return found

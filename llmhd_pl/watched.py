@@ -10,7 +10,6 @@ from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
 from llmhd_pl.backbones import Backbone
 from llmhd_pl.callbacks import EarlyStopping
-from llmhd_pl.checkpoint_io import read_checkpoint
 from llmhd_pl.datamodules import InteractionDataModule
 
 BEST = {"monitor": "val/ndcg@10", "mode": "max"}
@@ -57,28 +56,27 @@ def watch_what_there_is(trainer: Trainer, model: Backbone, data: InteractionData
         rank_zero_info(f"Early stopping and best.ckpt watch {best}, because the model's ks have no 10.")
 
 
-def own_best(trainer: Trainer, checkpoint: ModelCheckpoint, begun_from: str | None) -> str:
-    """Return the path of a fit's best checkpoint; empty if it has none of its own.
+def own_best(trainer: Trainer, checkpoint: ModelCheckpoint, began: float, begun_from: str) -> str:
+    """Return the path of the best checkpoint of a fit that went on from another run's; empty if it has written none.
 
-    Lightning takes over the best checkpoint of the run that a fit goes on from, also if it is another run.
+    Lightning takes over the other run's best checkpoint, and what it was best by.
 
     Args:
         trainer: The trainer, after the fit.
         checkpoint: The callback that keeps the best one.
-        begun_from: The checkpoint that the fit went on from, if any.
+        began: When the fit began, in seconds since 1970.
+        begun_from: The checkpoint that the fit went on from.
 
     Raises:
         RuntimeError: If the fit has not trained at all, so that its figures would be those of another run.
     """
-    best = checkpoint.best_model_path
-    if not best or begun_from is None or Path(best).resolve().parent == Path(checkpoint.dirpath or "").resolve():
-        return best
-    if trainer.global_step == read_checkpoint(begun_from)["global_step"]:
+    if "train/loss" not in trainer.callback_metrics:
         raise RuntimeError(
-            f"Nothing was trained: {begun_from} has all of the {trainer.max_epochs} epochs, and it is of another run. "
-            "Raise --trainer.max_epochs to go on from it, or give the settings of that run to test its model."
+            f"Nothing was trained: {begun_from}, which is of another run, has all that --trainer.max_epochs and "
+            "--trainer.max_steps allow. Raise them to go on from it, or give that run's settings to test its model."
         )
-    return ""
+    best = Path(checkpoint.best_model_path)
+    return str(best) if best.is_file() and best.stat().st_mtime >= began else ""
 
 
 def refuse_one_file_for_several(parser: LightningArgumentParser, config: Namespace) -> None:

@@ -562,7 +562,7 @@ def test_a_run_that_fails_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:
     done = start(grid(tmp_path, seeds=[0], methods={"wrong": wrong, "BPR": {}}))
     assert done.returncode != 0
     assert "1 of 2 runs failed" in done.stderr
-    assert "It ends with: RuntimeError: VariancePruning" in " ".join(done.stdout.split())
+    assert "log.txt. RuntimeError: VariancePruning" in " ".join(done.stdout.split())
     folder = folder_of(tmp_path / "grid.yaml", "wrong-lightgcn-noise0.1-seed0")
     assert "SampleRecorder" in (folder / "log.txt").read_text()
     (record,) = records.read(tmp_path / "out" / "grid.jsonl")
@@ -598,10 +598,14 @@ def test_what_is_excluded_is_not_run(tmp_path: Path) -> None:
         ({"processes": 0}, ": processes is 0; it must be"),
         (
             {"arguments": ["--data.noise_ratio", "0.2"]},
-            ": noise_ratio is set to '0.2', but a grid .* into noise_ratios",
+            ": noise_ratio is set to 0.2, but a grid .* into noise_ratios",
         ),
-        ({"arguments": ["--seed_everything=9"]}, ": seed_everything is set to '9', but a grid .* it into seeds"),
+        ({"arguments": ["--seed_everything=9"]}, ": seed_everything is set to 9, but a grid .* it into seeds"),
         ({"methods": {"BPR": {"data": {"init_args": {"noise_ratio": 0.3}}}}}, ": noise_ratio is set to 0.3, but"),
+        (
+            {"arguments": ["--data={class_path: Yelp, init_args: {noise_ratio: 0.5}}"]},
+            ": noise_ratio is set to 0.5",
+        ),
         ({"base": ["quickstart", {"seed_everything": 5}]}, ": seed_everything is set to 5, but a grid sets it"),
     ],
 )

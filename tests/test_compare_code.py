@@ -1,5 +1,6 @@
 """Code of the user's own in a comparison: when it changes, neither records nor half-done runs speak for it."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -36,9 +37,24 @@ def test_classes_are_found_wherever_they_are_named(folder: Path) -> None:
     part = {"model": {"class_path": "a.B", "init_args": {"inner": [{"class_path": "c.d"}]}}, "denoising": "e.f.G"}
     assert class_paths([part, "h.I", "data.csv", "runs/x.Y", "0.2", 3, None]) == ["a.B", "c.d", "e.f.G", "h.I"]
     path = grid(folder, seeds=[0], methods=OWN, arguments=["--denoising", "my_package.scorers.Same"])
+    path = grid(
+        folder,
+        seeds=[0],
+        methods=OWN,
+        arguments=["--denoising", "{class_path: my_package.scorers.Same}", "--a=[my_losses.Clipped]"],
+    )
     digests = {run.method: Grid.load(path).code_digest(run) for run in Grid.load(path).runs()}
     assert digests["own"] == code_digest("my_losses.Clipped", "my_package.scorers.Same")
-    assert digests["BPR"] == code_digest("my_package.scorers.Same")
+    assert digests["BPR"] == digests["own"]
+
+
+def test_what_is_installed_for_one_user_is_no_code_of_ones_own(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = folder / ".local" / "lib" / "site-packages"
+    installed.mkdir(parents=True)
+    (installed / "their_losses.py").write_text("")
+    (folder / "archive.zip").write_bytes(b"")
+    monkeypatch.setattr("sys.path", [*sys.path, str(installed), str(folder / "archive.zip")])
+    assert code_digest("their_losses.Loss") is None
 
 
 def test_runs_of_other_code_begin_anew_and_records_say_so(

@@ -66,9 +66,8 @@ def test_a_run_with_other_settings_writes_into_its_own_folder(other: list[str], 
 @pytest.mark.filterwarnings("ignore:The settings are not those")
 def test_the_model_of_another_run_is_never_tested_as_that_of_this_one() -> None:
     fit()
-    with pytest.raises(
-        RuntimeError, match=r"Nothing was trained: .*last\.ckpt has all of the 2 epochs, and it is of ano"
-    ):
+    nothing = r"Nothing was trained: .*last\.ckpt, which is of another run, has all that --trainer.max_epochs and"
+    with pytest.raises(RuntimeError, match=nothing):
         fit(*LAST, "--model.l2", "0.5")
     fit(*LAST)  # of the same run it is the best checkpoint
     with pytest.warns(UserWarning, match="no best checkpoint.*tested as training has left it"):
@@ -77,6 +76,19 @@ def test_the_model_of_another_run_is_never_tested_as_that_of_this_one() -> None:
     (as_left,) = trained.trainer.test(trained.model, trained.datamodule, "runs/version_3/checkpoints/last.ckpt")
     (of_the_other,) = trained.trainer.test(trained.model, trained.datamodule, "runs/version_0/checkpoints/best.ckpt")
     assert reported == as_left["test/ndcg@10"] != of_the_other["test/ndcg@10"]
+
+
+@pytest.mark.filterwarnings("ignore:The settings are not those")
+def test_nor_where_both_write_into_the_same_folder() -> None:
+    folder = ["--checkpoint.dirpath", "same", "--last_checkpoint.dirpath", "same"]
+    best = fit(*folder).trainer.callback_metrics["test/ndcg@10"].item()
+    with pytest.raises(RuntimeError, match="Nothing was trained"):
+        fit(*folder, "--ckpt_path", "same/last.ckpt", "--model.l2", "0.5")
+    # A learning rate that is much too high: no epoch is better than what the other run has left.
+    more = [*folder, "--ckpt_path", "same/last.ckpt", "--model.learning_rate", "9.0", "--trainer.max_epochs", "3"]
+    with pytest.warns(UserWarning, match="no best checkpoint.*tested as training has left it"):
+        worse = fit(*more).trainer.callback_metrics["test/ndcg@10"].item()
+    assert worse != best
 
 
 def test_the_settings_of_the_command_hold_in_a_resumed_fit() -> None:

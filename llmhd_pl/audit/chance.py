@@ -169,20 +169,24 @@ def chance(p: np.ndarray, share: float, weights: np.ndarray | None = None) -> Fl
     return probability
 
 
-def cut_at(p: np.ndarray, chance: np.ndarray, right: float) -> tuple[float, int, float]:
+def cut_at(
+    p: np.ndarray, chance: np.ndarray, right: float, weights: np.ndarray | None = None
+) -> tuple[float, int, float]:
     """Return where to cut so that at most a given share of what is dropped is expected to be right.
 
     Args:
         p: The p-values, [n], without NaN.
         chance: The probability that each interaction came about by chance, [n]; see ``chance``.
         right: The largest share of the dropped interactions that may be right, and dropped by mistake.
+        weights: As for ``share_of_chance``; the share is one of all the interactions that the dropped ones stand for.
 
     Returns:
         The bound, above which interactions are dropped, how many there are, and the share of them that is expected to
         be right. If nothing can be dropped, the bound is 1.
     """
     order = np.argsort(-p, kind="stable")
-    expected = (1 - chance[order]).cumsum() / np.arange(1, len(p) + 1)
+    weights = np.ones(len(p)) if weights is None else weights[order]
+    expected = (weights * (1 - chance[order])).cumsum() / weights.cumsum()
     number = int(np.searchsorted(expected, right + 1e-9, side="right"))  # it never falls, because chance never rises
     if number == 0:
         return 1.0, 0, 0.0

@@ -44,7 +44,7 @@ def run(arguments: Sequence[str] | None = None) -> None:
         arguments: The arguments; None takes those of the process.
 
     Raises:
-        SystemExit: If the arguments are wrong, the data or the folder cannot serve, or a clean copy is wanted of a
+        SystemExit: If the arguments are wrong, the data or the folder cannot serve, or a clean copy is wanted by a
             judge that cannot tell.
     """
     reading = parser()

@@ -34,8 +34,9 @@ class Cut:
     Attributes:
         above: The bound.
         dropped: How many interactions that drops.
-        right: The share of these that is expected to fit their user better than chance would, and so is dropped by
-            mistake, 0 to 1. Right visits that are untypical of their user look like chance, and come on top.
+        right: The share of these, or of what they stand for (``Audit.weights``), that is expected to fit their user
+            better than chance would, and so is dropped by mistake, 0 to 1. Right visits that are untypical of their
+            user look like chance, and come on top.
     """
 
     above: float

@@ -72,8 +72,8 @@ def audit(
     if not there.any():
         raise ValueError(
             f"{type(scorer).__name__} has no score for any of {len(users):,} interactions that can be compared with "
-            f"{FEWEST_REFERENCES} other users'. Users need at least two items with text, and items other users without "
-            "them."
+            f"those of at least {FEWEST_REFERENCES} other users. Users need at least two items with text, and items "
+            "other users without them."
         )
     known, weights, width = p[there], judged.weights[there], tail(judged.references.shape[1])
     masks, names = _groups(users, numbers, there)
@@ -89,7 +89,7 @@ def audit(
         shares = [Share(some.name, some.size, some.share, 0.0, some.high) for some in shares]
     probability = np.full(len(users), np.nan)
     probability[there] = chance(known, shares[0].share, weights)
-    cuts = [Cut(*cut_at(known, probability[there], right)) for right in RIGHT]
+    cuts = [Cut(*cut_at(known, probability[there], right, weights)) for right in RIGHT]
     found = Audit(
         data=name,
         scorer=type(scorer).__name__,
@@ -115,10 +115,11 @@ def suspicious(found: Audit, right: float) -> np.ndarray:
 
     Args:
         found: The audit.
-        right: The largest share of the dropped interactions that may be expected to fit their user after all.
+        right: The largest share of the dropped interactions that may be expected to fit their user after all. Each
+            counts as often as it stands for others (``Audit.weights``).
     """
     there = ~np.isnan(found.p_values)
-    bound, number, _ = cut_at(found.p_values[there], found.chance[there], right)
+    bound, number, _ = cut_at(found.p_values[there], found.chance[there], right, found.weights[there])
     return there & (found.p_values > bound) if number else np.zeros(len(there), dtype=bool)
 
 

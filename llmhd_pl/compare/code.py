@@ -51,5 +51,6 @@ def _sources(module: str) -> list[Path]:
         return []
     found = [Path(place).resolve() for place in spec.submodule_search_locations or [spec.origin or ""]]
     installed = {Path(path).resolve() for name, path in sysconfig.get_paths().items() if "lib" in name}
-    own = [place for place in found if not installed & {*place.parents}]
-    return sorted(chain.from_iterable(place.rglob("*.py") if place.is_dir() else [place] for place in own))
+    own = [p for p in found if not installed & {*p.parents} and not {"site-packages", "dist-packages"} & {*p.parts}]
+    files = chain.from_iterable(place.rglob("*.py") if place.is_dir() else [place] for place in own)
+    return sorted(file for file in files if file.is_file())  # a module in an archive is none

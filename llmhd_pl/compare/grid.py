@@ -14,7 +14,7 @@ import yaml
 
 from llmhd_pl import bundled
 from llmhd_pl.compare.code import class_paths, code_digest
-from llmhd_pl.compare.grid_file import Check, Layer, check_names, check_not_of_the_grid, joined
+from llmhd_pl.compare.grid_file import Check, Layer, check_names, check_not_of_the_grid, joined, option
 
 _REQUIRED = ("output", "base", "methods", "backbones", "noise_ratios", "seeds")
 _DATA_DIR = ("--data.data_dir", "--data.init_args.data_dir")
@@ -175,7 +175,7 @@ class Grid:
     def code_digest(self, run: Run) -> str | None:
         """Return a hash of the user's own code that a run loads; None if there is none."""
         merged, arguments, _ = self._settings(run)
-        return code_digest(*class_paths([merged, *(argument.partition("=")[2] for argument in arguments)]))
+        return code_digest(*class_paths([merged, *(option(argument)[1] for argument in arguments)]))
 
     def _settings(self, run: Run) -> tuple[dict[str, Any], list[str], dict[str, Any]]:
         """Return the merged configuration, the other arguments, and the arguments of the data module."""

@@ -58,10 +58,11 @@ _NAMES = {str: "a text", dict: "a mapping", int: "a whole number", float: "a num
 def check_not_of_the_grid(layer: str | Layer, path: Path) -> None:
     """Check that an argument, or a part of the grid's file, does not set what the grid sets for each of its runs."""
     if isinstance(layer, str):
-        name, _, value = layer.removeprefix("--").partition("=")
-        layer = {} if name != "seed_everything" else {"seed_everything": value}
-        if name in ("data.noise_ratio", "data.init_args.noise_ratio"):
-            layer = {"data": {"init_args": {"noise_ratio": value}}}
+        name, value = option(layer)
+        *parents, last = name.replace("data.noise_ratio", "data.init_args.noise_ratio").split(".")
+        layer = {last: value}
+        for key in reversed(parents):
+            layer = {key: layer}
     if isinstance(layer, Path):
         return  # a file may be meant for single runs, too
     data = layer.get("data")
@@ -72,6 +73,19 @@ def check_not_of_the_grid(layer: str | Layer, path: Path) -> None:
                 f"{path}: {key} is set to {where[key]!r}, but a grid sets it for each of its runs. Put it into "
                 f"{'seeds' if key == 'seed_everything' else 'noise_ratios'}."
             )
+
+
+def option(argument: str) -> tuple[str, Any]:
+    """Return the name of an argument without its hyphens, and its value as YAML reads it.
+
+    Args:
+        argument: An argument, as in "--data.noise_ratio=0.2".
+    """
+    name, _, text = argument.lstrip("-").partition("=")
+    try:
+        return name, yaml.safe_load(text)
+    except yaml.YAMLError:
+        return name, text
 
 
 def joined(arguments: Sequence[str]) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -60,7 +61,7 @@ def execute(grid: Grid, run: Run) -> None:
         done = subprocess.run(command, stdout=log, stderr=log, env=environment, check=False)
     if done.returncode != 0:
         log_file = folder / "log.txt"
-        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {log_file}.{_last_line(log_file)}")
+        raise RuntimeError(f"{run.name} ended with {done.returncode}: see {log_file}.{_said(log_file)}")
     seconds = None if start else round(time.monotonic() - began, 1)  # how long earlier starts took is not known
     saved = yaml.safe_load((folder / f"start{start}" / "config.yaml").read_text(encoding="utf-8"))
     record = vars(run) | measured(folder, saved["checkpoint"]) | what | origin
@@ -69,10 +70,11 @@ def execute(grid: Grid, run: Run) -> None:
     recorded.touch()
 
 
-def _last_line(log: Path) -> str:
-    """Return what a log ends with, which is the message of an error."""
-    lines = (line.strip() for line in reversed(log.read_text(encoding="utf-8", errors="replace").split("\n")))
-    return next((f" It ends with: {line[:500]}" for line in lines if line), "")
+def _said(log: Path) -> str:
+    """Return the last error in a log, or else its last line."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").split("\n") if line.strip()]
+    errors = [line for line in lines if re.match(r"[\w.]*(Error|error|Interrupt|Exit)\b.*", line)]
+    return f" {(errors or lines)[-1][:500]}" if lines else ""
 
 
 def arguments(grid: Grid, run: Run, folder: Path, start: int) -> list[str]:

@@ -50,7 +50,7 @@ def estimate(
       An observed item of a new noise set has been asked about with the same probability as any other observed item.
     * The two variance lists are independent, so 1 - (1 - eps_v)^2 of the noise set are candidates. If negatives are
       redrawn in every epoch, so that they have no variance, or if there are none, the share is eps_v. So it is with
-      pointwise losses, which are of one item each.
+      pointwise losses, which are of one item each; twice that if sampled items may be dropped, but are always new.
     * Per epoch, as many observed items become confident false positives as 15 % of the noise set. Once in the life of
       the negatives, as many of them become confident false negatives as the noise set has samples, provided that they
       live for ``eps_gamma`` epochs.

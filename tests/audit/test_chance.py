@@ -119,6 +119,37 @@ def test_cuts_keep_their_promise(p_list: list[float], share: float, right: float
         assert wrong == pytest.approx(1 - probability[dropped].mean(), abs=1e-9)
 
 
+@given(st.lists(st.tuples(st.floats(0, 1), st.integers(1, 4)), min_size=2, max_size=30), st.floats(0, 1))
+def test_a_weight_counts_as_so_many_interactions_of_the_user(rows: list[tuple[float, int]], right: float) -> None:
+    p, number = (np.array(column) for column in zip(*rows, strict=True))
+    weights, repeated = number.astype(float), np.repeat(p, number)
+    share = share_of_chance(repeated, 0.2)
+    assert share_of_chance(p, 0.2, weights) == pytest.approx(share)
+    assert slope(p, 0.2, weights)[0] == pytest.approx(slope(repeated, 0.2)[0])
+    probability = chance(p, share, weights)
+    assert np.repeat(probability, number) == pytest.approx(chance(repeated, share))
+    bound, dropped, wrong = cut_at(p, probability, right, weights)
+    assert wrong <= right + 1e-6 and dropped == (p > bound).sum()
+    if dropped:
+        assert wrong == pytest.approx(1 - np.average(probability[p > bound], weights=weights[p > bound]), abs=1e-9)
+    users = np.arange(len(p))
+    one, two = (
+        intervals(of, some, np.ones((len(some), 1), bool), 0.2, weights=with_)
+        for of, some, with_ in ((users, p, weights), (np.repeat(users, number), repeated, None))
+    )
+    assert one == pytest.approx(two)
+    scores, references = np.full(len(p), 5.0), np.stack([10 * p, 10 - 10 * p, np.full(len(p), 5.0)], axis=1)
+    again = preferred(scores.repeat(number), references.repeat(number, axis=0))
+    assert preferred(scores, references, weights) == pytest.approx(again)
+
+
+def test_unequal_weights_say_less() -> None:
+    p = np.random.default_rng(0).random(1000)
+    even, uneven = np.ones(1000), np.r_[np.full(990, 0.1), np.full(10, 90.1)]
+    assert slope(p, 0.1, uneven)[1] > 5 * slope(p, 0.1, even)[1] * 0.9
+    assert slope(p, 0.1, 7 * even) == pytest.approx(slope(p, 0.1))
+
+
 def test_a_cut_by_hand() -> None:
     p, probability = np.array([0.9, 0.1, 0.8, 0.5]), np.array([1.0, 0.0, 0.9, 0.5])
     assert cut_at(p, probability, 0.0) == (0.8, 1, 0.0)

@@ -119,6 +119,13 @@ def test_the_picture_has_the_right_bars_and_the_line_of_chance(browser: Any, sho
         assert (216 - line) / bars == pytest.approx(0.12 * 5 / 20, abs=0.0002)  # of a bar that holds one interaction
 
 
+def test_the_picture_counts_what_the_judged_ones_stand_for() -> None:
+    audit, _ = made([(0, 0), (1, 1), (2, 2), (3, 3)], [0.02, 0.02, 0.97, NAN], ["a", "b", "c", "d"])
+    audit.weights = np.array([1.0, 1.0, 4.0, 9.0])
+    counts = page._histogram(audit)["counts"]
+    assert (counts[0], counts[-1], sum(counts)) == (1, 2, 3)
+
+
 def test_the_most_suspicious_ones_come_first_with_a_reason(browser: Any, shop: Path) -> None:
     with visit(browser, shop) as seen:
         assert seen.column("item") == [

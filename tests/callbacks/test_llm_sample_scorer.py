@@ -276,6 +276,19 @@ def test_a_run_in_which_nothing_was_scored_does_not_end_as_if_all_were_well(
         finished.fit(playback(data, EPOCHS), data, ckpt_path=tmp_path / "last.ckpt")
 
 
+def test_another_judge_is_not_blamed_for_what_it_was_never_asked(tmp_path: Path) -> None:
+    class Other(FakeScorer):
+        pass
+
+    data = catalog()
+    trainer = quiet(tmp_path, *Method(FakeScorer()).without_updates, max_epochs=2)
+    trainer.fit(playback(data, 2), data)
+    trainer.save_checkpoint(tmp_path / "end.ckpt")
+    finished = quiet(tmp_path, *Method(Other()).without_updates, max_epochs=2)
+    with pytest.warns(UserWarning, match="those of another judge"):
+        finished.fit(playback(data, 2), data, ckpt_path=tmp_path / "end.ckpt")
+
+
 def test_preferences_come_from_all_observed_items_of_those_who_are_asked_about(tmp_path: Path) -> None:
     data = catalog()
     _, method, _, _ = run(tmp_path, data, rule="consistent")
