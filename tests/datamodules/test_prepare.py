@@ -12,8 +12,10 @@ from dumps import Review
 from pytorch_lightning import Trainer
 from small_data import pairs_of
 
-from llmhd_pl import MF, AmazonBooks, Steam, Yelp
+from llmhd_pl import MF, AmazonBooks, LexicalScorer, Steam, Yelp
 from llmhd_pl.__main__ import main
+from llmhd_pl.audit import audit
+from llmhd_pl.audit.clean_copy import write_clean_copy
 from llmhd_pl.datamodules.prepare import Report, prepare
 from llmhd_pl.datamodules.rlmrec import RLMRecDataModule
 
@@ -291,8 +293,9 @@ def test_the_readme_and_the_identifiers(tmp_path: Path, capsys: pytest.CaptureFi
 def test_the_clean_copy_of_an_audit_has_the_identifiers(tmp_path: Path) -> None:
     dumps.amazon_2018(tmp_path / "raw", many())
     prepared(tmp_path, "amazon", k_core=3)
-    judge = ["--scorer", "LexicalScorer", "--page", "null", "--out", str(tmp_path / "clean")]
-    main(["audit", "--data", "AmazonBooks", "--data.data_dir", str(tmp_path / "out"), *judge])
+    data = loaded(tmp_path / "out", AmazonBooks)
+    found = audit(LexicalScorer(), data.interactions.items, data.train_users.numpy(), data.train_items.numpy())
+    write_clean_copy(tmp_path / "clean", found, data)  # the command refuses, because the judge cannot tell
     suspicious = pq.read_table(tmp_path / "clean" / "suspicious.parquet").to_pydict()
     assert set(suspicious["user"]) <= {user for user, *_ in many()}
     assert set(suspicious["item"]) <= {item for _, item, *_ in many()} and len(suspicious["item"]) > 20
