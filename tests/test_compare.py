@@ -91,7 +91,7 @@ def test_what_was_measured_is_recorded_once_and_whole() -> None:
     files = sorted((REPOSITORY / "results").glob("*.jsonl"))
     assert sorted(path.stem for path in files) == sorted([*MEASURED, "negatives"])  # the latter is a study's
     lines = [(path.stem, line) for path in files for line in records.read(path)]
-    assert len(lines) == 577
+    assert len(lines) == 585
     assert len({(name, *(line[key] for key in RUN)) for name, line in lines}) == len(lines)
     for _, line in lines:
         assert line.keys() >= {*RUN, *ORIGIN, *compare.METRICS, "valid ndcg@10", "chosen epoch", "epochs"}
