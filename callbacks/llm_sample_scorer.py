@@ -266,8 +266,8 @@ class LLMSampleScorer(EpochEndCallback):
                 recorder, texts = self.recorder, self.judgements.texts
                 new = Judgements(self.scorer, texts, recorder.users, recorder.items, recorder.labels)
                 said = new.merged([new.own])
-                state_dict = state_dict | {name: said[name] for name in ("preferences", "scores", "asked")}
-                state_dict |= {"pairs": 0, "scored": False}
+                unsaid = {name: said[name] for name in ("preferences", "scores", "asked")}
+                state_dict = state_dict | unsaid | {"pairs": 0, "scored": False}
             self.judgements.load_state_dict(state_dict, self._trainer.global_rank, self._trainer.world_size)
             # What has been asked without any answer is refused again; what another judge was asked is not.
             self._asked += state_dict.get("pairs", 0)

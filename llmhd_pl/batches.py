@@ -16,13 +16,14 @@ def path_of(key: Key) -> tuple[str | int, ...]:
     Raises:
         TypeError: If it is neither a name nor a path of names and numbers.
     """
-    path = (key,) if isinstance(key, str) else key
-    if not isinstance(path, (tuple, list)) or not all(isinstance(part, (str, int)) for part in path):
+    if isinstance(key, str):  # as nearly always, in every step
+        return (key,)
+    if not isinstance(key, (tuple, list)) or not all(isinstance(part, (str, int)) for part in key):
         raise TypeError(
             f"{key!r} is no place in a batch. Give a name, such as 'sample', or a path in a tuple, such as "
             "('features', 'sample'), or (0,) for the first entry of a batch that is a tuple."
         )
-    return tuple(path)
+    return tuple(key)
 
 
 def look_up(batch: Any, key: Key) -> Any:

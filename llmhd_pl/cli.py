@@ -4,7 +4,7 @@ import sys
 import time
 import warnings
 from argparse import SUPPRESS
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.memory import keep_freed_memory
 from llmhd_pl.methods import Denoising
 from llmhd_pl.parser import Parser
+from llmhd_pl.run_files import settings
 from llmhd_pl.watched import BEST, own_best, refuse_one_file_for_several, watch_what_there_is
 
 SAVE = {"save_on_train_epoch_end": True, "enable_version_counter": False}  # with what callbacks did at the epoch's end
@@ -42,11 +43,6 @@ CALLBACKS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 LOGGER: dict[str, Any] = {"class_path": "CSVLogger", "init_args": {"save_dir": "", "name": "runs"}}
 _CHOSEN_LATER = ("best", "last", "hpc")  # checkpoints that Lightning finds itself
-_NOT_THE_RUN = (
-    *("ckpt_path", "config", "weights_only", "predictions.", "trainer.logger", "trainer.max_epochs"),
-    *("trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.strategy", "trainer.devices"),
-    *("trainer.num_nodes", "trainer.enable_", "trainer.log_every_n_steps", "trainer.profiler"),
-)
 _OTHERS = (
     "Further commands: 'llmhd quickstart' (a demonstration of one to three minutes), 'llmhd prepare' (data from an "
     "owner's dump), 'llmhd compare' (a grid of runs), 'llmhd audit' (how noisy is the data), 'llmhd judge' (is a judge "
@@ -198,28 +194,6 @@ def with_run_folder(logger: Any) -> Any:
     loggers = [] if logger is False else logger if isinstance(logger, list) else [logger]
     local = [each for each in loggers if isinstance(each, (CSVLogger, TensorBoardLogger))]
     return [*(local[:1] or [CSVLogger(**LOGGER["init_args"])]), *(each for each in loggers if each not in local[:1])]
-
-
-def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that make a run what it is, by their dotted names.
-
-    Where a run is logged, how long it is, and on which devices it runs is left out: a run that was interrupted may go
-    on elsewhere and for longer.
-
-    Args:
-        config: A configuration; one of all commands contains that of ``fit``.
-    """
-    flat: dict[str, Any] = {}
-
-    def flatten(name: str, value: Any) -> None:
-        if isinstance(value, Mapping) and value:
-            for key, inner in value.items():
-                flatten(f"{name}.{key}" if name else str(key), inner)
-        elif not name.startswith(_NOT_THE_RUN):
-            flat[name] = value
-
-    flatten("", config.get("fit", config))
-    return flat
 
 
 def with_bundled_configs(arguments: Sequence[str]) -> list[str]:

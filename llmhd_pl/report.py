@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from rich.console import Console
 from rich.table import Table
 
@@ -23,13 +22,11 @@ from llmhd_pl import terminal
 from llmhd_pl.denoising.store import CANDIDATE, NOISE
 from llmhd_pl.files import whole_file
 from llmhd_pl.report_page import write_report_page
-from llmhd_pl.run_files import KINDS, kinds, read_audit, read_judgements, read_preferences, read_test
+from llmhd_pl.run_files import KINDS, kinds, read_audit, read_judgements, read_preferences, read_settings, read_test
 from llmhd_pl.terminal import printable, shown
 
 COLORS = ("tab:blue", "tab:orange", "tab:red")
 NOISE_KIND = KINDS.index("noise")
-_LENGTH = ("max_epochs", "max_steps", "max_time")
-"""The arguments of the trainer that say how long a run is, at most."""
 
 
 def print_metrics(console: Console, without: Path, with_: Path) -> None:
@@ -51,28 +48,6 @@ def print_metrics(console: Console, without: Path, with_: Path) -> None:
         table.add_row(shown(name.removeprefix("test/")), *values)
     if table.rows:
         console.print(table)
-
-
-def read_settings(folder: Path) -> dict[str, Any]:
-    """Return the settings of a run by their dotted names, how long it was included; none if it has saved none.
-
-    Args:
-        folder: The folder of the run, whose ``config.yaml`` ``llmhd fit`` has written.
-    """
-    from llmhd_pl.cli import settings  # it takes two seconds
-
-    path = folder / "config.yaml"
-    if not path.is_file():
-        return {}
-    try:
-        config = yaml.safe_load(path.read_bytes())
-        flat = settings(config) | {f"trainer.{name}": config["trainer"].get(name) for name in _LENGTH}
-    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
-        message = f"{path} cannot be read, so that what else differs between the runs is not known: {error}."
-        warnings.warn(message, stacklevel=2)
-        return {}
-    # llmhd_pl.MF is llmhd_pl.backbones.MF.
-    return {name: value.rpartition(".")[2] if name.endswith("class_path") else value for name, value in flat.items()}
 
 
 def differences(without: Path, with_: Path) -> str:

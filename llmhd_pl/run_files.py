@@ -12,11 +12,61 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 Row = dict[str, Any]
 
 KINDS = ("easy", "hard", "noise")
 """What ``NoiseAudit`` calls the samples of kind 0, 1 and 2."""
+_LENGTH = ("max_epochs", "max_steps", "max_time")
+"""The arguments of the trainer that say how long a run is, at most."""
+_NOT_THE_RUN = (
+    *("ckpt_path", "config", "weights_only", "predictions.", "trainer.logger", "trainer.max_epochs"),
+    *("trainer.max_steps", "trainer.max_time", "trainer.accelerator", "trainer.strategy", "trainer.devices"),
+    *("trainer.num_nodes", "trainer.enable_", "trainer.log_every_n_steps", "trainer.profiler"),
+)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that make a run what it is, by their dotted names.
+
+    Where a run is logged, how long it is, and on which devices it runs is left out: a run that was interrupted may go
+    on elsewhere and for longer.
+
+    Args:
+        config: A configuration; one of all commands contains that of ``fit``.
+    """
+    flat: dict[str, Any] = {}
+
+    def flatten(name: str, value: Any) -> None:
+        if isinstance(value, Mapping) and value:
+            for key, inner in value.items():
+                flatten(f"{name}.{key}" if name else str(key), inner)
+        elif not name.startswith(_NOT_THE_RUN):
+            flat[name] = value
+
+    flatten("", config.get("fit", config))
+    return flat
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run by their dotted names, how long it was included; none if it has saved none.
+
+    Args:
+        folder: The folder of the run, whose ``config.yaml`` ``llmhd fit`` has written.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return {}
+    try:
+        config = yaml.safe_load(path.read_bytes())
+        flat = settings(config) | {f"trainer.{name}": config["trainer"].get(name) for name in _LENGTH}
+    except (yaml.YAMLError, AttributeError, KeyError, TypeError) as error:
+        message = f"{path} cannot be read, so that what else differs between the runs is not known: {error}."
+        warnings.warn(message, stacklevel=2)
+        return {}
+    # llmhd_pl.MF is llmhd_pl.backbones.MF.
+    return {name: value.rpartition(".")[2] if name.endswith("class_path") else value for name, value in flat.items()}
 
 
 def read_metrics(path: Path) -> pd.DataFrame:

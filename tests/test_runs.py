@@ -11,9 +11,9 @@ import torch
 import yaml
 
 from llmhd_pl.callbacks import EarlyStopping
-from llmhd_pl.cli import settings
 from llmhd_pl.datamodules import InteractionDataModule
 from llmhd_pl.datamodules.interactions import Interactions
+from llmhd_pl.run_files import settings
 from train import main
 
 SMALL = [

@@ -99,7 +99,9 @@ def judge(
         for some in np.array_split(chosen, 1 + len(chosen) * references // AT_ONCE):
             others, asked = asking.draw(users[some], references, rng), numbers[some][:, None].repeat(references, 1)
             free = ~asking.has(others, asked)
-            for _ in range(_REDRAWN if not free.all() else 0):  # those who have the item are no reference
+            for _ in range(_REDRAWN):  # those who have the item are no reference
+                if free.all():
+                    break
                 rows_left, places = np.nonzero(~free)
                 others[rows_left, places] = asking.draw(users[some][rows_left], 1, again)[:, 0]
                 free[rows_left, places] = ~asking.has(others[rows_left, places], asked[rows_left, places])

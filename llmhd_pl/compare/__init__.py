@@ -46,17 +46,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         grid = Grid.load(options.config, options.more)
-        missing = [] if options.table else unfinished(grid)
-        if changed := of_other_code(grid):
+        done = finished(grid)
+        if changed := of_other_code(grid, done):
             print(
                 f"Your code has changed since these runs were recorded: {', '.join(changed)}. Their figures are those "
                 f"of the code before. Remove their lines from {grid.output / grid.name}.jsonl to repeat them."
             )
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    count = len(grid.runs())
-    if not options.table and len(missing) < count:
-        print(f"{count - len(missing)} of {count} runs are not started: their records are in {grid.output}.")
+    runs = grid.runs()
+    missing = [] if options.table else [run for run in runs if run not in done]
+    if done and not options.table:
+        print(f"{len(done)} of {len(runs)} runs are not started: their records are in {grid.output}.")
     try:
         failed = execute_all(grid, missing) if missing else 0
     except KeyboardInterrupt:

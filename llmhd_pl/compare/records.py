@@ -120,13 +120,13 @@ def finished(grid: Grid) -> dict[Run, Record]:
     return found
 
 
-def of_other_code(grid: Grid) -> list[str]:
+def of_other_code(grid: Grid, done: Mapping[Run, Record]) -> list[str]:
     """Return the names of the finished runs whose own code, outside of this package, has changed since.
 
     Args:
         grid: The grid.
+        done: The record of each of these runs, as ``finished`` returns them.
     """
-    done = finished(grid)
     recorded = {run: record["code_digest"] for run, record in done.items() if "code_digest" in record}
     return [run.name for run, digest in recorded.items() if grid.code_digest(run) not in (None, digest)]
 

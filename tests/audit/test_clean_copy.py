@@ -19,6 +19,7 @@ import scipy.sparse as sp
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from made_audits import made_audit
 from titles import TITLES
 from torch import Tensor
 from torch_geometric.data import HeteroData
@@ -26,7 +27,7 @@ from torch_geometric.transforms import ToUndirected
 
 from llmhd_pl.audit import layouts
 from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
-from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.findings import Audit
 from llmhd_pl.datamodules import AtomicFiles, HeteroGraphData, InteractionDataModule, SyntheticCatalog, Yelp
 from llmhd_pl.files import storable
 
@@ -42,28 +43,9 @@ RATES = ("user", "rates", "item")
 def audit_of(data: InteractionDataModule, chance: dict[Pair, float] | np.ndarray | None = None) -> Audit:
     """What an audit might say about data: the chance of each pair, by name or number, is 0.25 if none is given."""
     data.setup("fit")
-    users, items = data.train_users.numpy(), data.train_items.numpy()
     if isinstance(chance, np.ndarray):
-        chances = chance
-    else:
-        chances = np.array([(chance or {}).get(pair, 0.25) for pair in pairs_of(data)])
-    scores = np.where(np.isnan(chances), np.nan, 5).astype(np.float32)
-    p_values = np.where(np.isnan(chances), np.nan, 0.5)
-    share = Share("all", len(users), 0.1, 0.0, 0.2)
-    return Audit(
-        "somewhere",
-        "LexicalScorer",
-        users,
-        items,
-        scores,
-        p_values,
-        chances,
-        share,
-        0.8,
-        True,
-        len(users),
-        np.ones(len(users)),
-    )
+        return made_audit(data, chance)
+    return made_audit(data, np.array([(chance or {}).get(pair, 0.25) for pair in pairs_of(data)]))
 
 
 def pairs_of(data: InteractionDataModule) -> list[Pair]:

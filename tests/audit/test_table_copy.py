@@ -8,10 +8,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from made_audits import made_audit
 
 from llmhd_pl import __main__ as command
 from llmhd_pl.audit.clean_copy import check_folder, write_clean_copy
-from llmhd_pl.audit.findings import Audit, Share
+from llmhd_pl.audit.findings import Audit
 from llmhd_pl.datamodules import TableData
 from llmhd_pl.datamodules.tabular import Tabular
 
@@ -34,23 +35,7 @@ def audit_of(data: TableData) -> Audit:
     assert found.user_names is not None and found.item_names is not None
     names = [(found.user_names[user], found.item_names[item]) for user, item in zip(users, items, strict=True)]
     chance = np.array([CHANCES.get(pair, 0.25) for pair in names])
-    scores = np.where(np.isnan(chance), np.nan, 5).astype(np.float32)
-    share = Share("all", len(users), 0.1, 0.0, 0.2)
-    p_values = np.where(np.isnan(chance), np.nan, 0.5)
-    return Audit(
-        "somewhere",
-        "LexicalScorer",
-        users,
-        items,
-        scores,
-        p_values,
-        chance,
-        share,
-        0.8,
-        True,
-        len(users),
-        np.ones(len(users)),
-    )
+    return made_audit(data, chance)
 
 
 def of(given: Any, **arguments: Any) -> TableData:
